@@ -1,0 +1,43 @@
+# make test   what CI runs: installs what the tests need, checks, and runs all of them
+# make build  bin/mqgate
+# make fuzz   every fuzz target for FUZZTIME each (1m)
+
+GO       ?= go
+FUZZTIME ?= 1m
+SMOKE    ?= 3s
+TIMEOUT  ?= 10m
+
+.PHONY: all build test install fmt vet staticcheck race fuzz smoke clean
+
+all: build
+
+build:
+	$(GO) build -o bin/mqgate ./cmd/mqgate
+
+# The tests come last: what they print is the end of the output.
+test: install fmt vet staticcheck smoke race
+
+# The STOMP clients of PHP, Python and Ruby.
+install:
+	./.ci/install
+
+fmt:
+	@bad=$$(gofmt -l .); if [ -n "$$bad" ]; then echo "not formatted; run gofmt -w on:"; echo "$$bad"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+staticcheck:
+	$(GO) tool staticcheck ./...
+
+race:
+	$(GO) test -race -p 2 -timeout $(TIMEOUT) ./...
+
+smoke:
+	./.ci/fuzz $(SMOKE)
+
+fuzz:
+	./.ci/fuzz $(FUZZTIME)
+
+clean:
+	rm -rf bin

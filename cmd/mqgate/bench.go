@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mqgate/mqgate/bench"
+)
+
+// BenchCmd is the verb bench: a load generator that also checks what arrives.
+//
+// Exit status: 0 when everything sent was delivered exactly as it should be, 3 when something was lost, duplicated without
+// the redelivered mark, out of order, refused or otherwise wrong, 1 when the run could not be made.
+type BenchCmd struct {
+	Scenario string `arg:"" optional:"" enum:"queue,topic,backlog,conns" default:"queue" help:"queue (competing consumers), topic (fan-out), backlog (fill --count, then drain) or conns (idle connections)."`
+
+	Addr        []string `default:"127.0.0.1:61613" placeholder:"HOST:PORT" help:"STOMP address of the broker (default ${default}); several spread the connections over nodes."`
+	Source      []string `placeholder:"IP" help:"Local addresses to connect from, in turn."`
+	TLS         bool     `name:"tls" help:"Speak TLS."`
+	TLSCA       string   `name:"tls-ca" type:"existingfile" placeholder:"FILE" help:"Certificates (PEM) to trust instead of the system's."`
+	TLSInsecure bool     `name:"tls-insecure" help:"Do not verify the broker's certificate. For tests only."`
+	User        string   `short:"u" help:"User name."`
+	Password    string   `env:"MQBENCH_PASSWORD" help:"Password; better in the environment, where the process list does not show it."`
+	Host        string   `default:"/" help:"Virtual host."`
+
+	Publishers  int    `short:"p" default:"1" help:"Publishers, each a connection."`
+	Subscribers int    `short:"s" default:"1" help:"Subscribers, each a connection."`
+	Destination string `placeholder:"PATTERN" help:"Where to send; %r becomes the run's id, %d the destination's number (default /queue/bench.%r.%d, /topic/bench.%r.%d)."`
+	Dests       int    `default:"1" help:"Destinations to spread publishers and subscribers over."`
+	Size        int    `default:"256" placeholder:"BYTES" help:"Body size, at least 40 (default ${default})."`
+
+	Window   int           `default:"100" help:"Unconfirmed messages (receipts) per publisher; 0 asks for no receipts."`
+	Inflight int           `default:"0" help:"Messages of a publisher on their way to its subscribers, end to end; 0 sets no limit."`
+	Rate     float64       `default:"0" placeholder:"PER-SECOND" help:"Messages a second of all publishers together, latency counted from when each was due; 0 sends as fast as the window allows."`
+	Count    int64         `default:"0" help:"Send this many messages instead of for a time (backlog: 100000)."`
+	Warmup   time.Duration `default:"3s" help:"Time before the measured window."`
+	Duration time.Duration `default:"10s" help:"The measured window; conns: how long to hold."`
+	Drain    time.Duration `default:"5s" help:"Give up on what is missing after this long without any."`
+	Timeout  time.Duration `default:"10s" help:"Limit for connecting, subscribing and closing."`
+
+	Ack             string   `enum:"auto,client-individual,client," default:"" help:"How subscribers acknowledge: auto, client-individual or client (default: auto for topic, else client-individual)."`
+	Prefetch        int      `default:"0" help:"Unacknowledged messages a subscriber asks for; 0 leaves it to the broker."`
+	Persistent      bool     `help:"Mark messages persistent."`
+	SendHeader      []string `sep:"none" placeholder:"NAME:VALUE" help:"Additional header of every message (repeatable)."`
+	SubscribeHeader []string `sep:"none" placeholder:"NAME:VALUE" help:"Additional header of every subscription (repeatable)."`
+
+	Connections int           `short:"c" default:"1000" help:"conns: connections to open."`
+	Dialers     int           `default:"64" help:"conns: how many to open at a time."`
+	Heartbeat   time.Duration `default:"0s" help:"conns: heart-beats to offer and keep."`
+
+	PID    []int  `name:"pid" help:"Broker process; report its CPU per delivered message and memory, with its descendants'."`
+	Procs  int    `default:"1" help:"Cores the generator may use."`
+	Output string `short:"o" enum:"table,json" default:"table" help:"table, or json: one line on stdout, the table on stderr."`
+}
+
+// Run makes the run, prints its report and fails if something was not delivered as it should be.
+func (c *BenchCmd) Run() error {
+	options, err := c.options()
+	if err != nil {
+		return err
+	}
+	// One core by default: on a small machine the generator takes from the broker what it uses, and idle cores of a Go
+	// program look for work, which costs more than it brings here. A larger heap between collections serves the same end.
+	runtime.GOMAXPROCS(c.Procs)
+	debug.SetGCPercent(400)
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process without a report
+	report, err := bench.Run(ctx, options)
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	if err := c.print(report); err != nil {
+		return fmt.Errorf("bench: print the report: %w", err)
+	}
+	if faults := report.Faults(); len(faults) > 0 {
+		return benchFaults(faults)
+	}
+	return nil
+}
+
+func (c *BenchCmd) print(report *bench.Report) error {
+	if c.Output != "json" {
+		return report.WriteTable(os.Stdout)
+	}
+	if err := report.WriteTable(os.Stderr); err != nil {
+		return err
+	}
+	return report.WriteJSON(os.Stdout)
+}
+
+func (c *BenchCmd) options() (bench.Options, error) {
+	const backlogCount = 100_000
+	secure, err := c.secure()
+	if err != nil {
+		return bench.Options{}, err
+	}
+	count := c.Count
+	if c.Scenario == string(bench.Backlog) && count == 0 {
+		count = backlogCount
+	}
+	return bench.Options{
+		Scenario: bench.Scenario(c.Scenario), Addresses: c.Addr, Sources: c.Source, TLS: secure,
+		User: c.User, Password: c.Password, Host: c.Host,
+		Destination: c.Destination, Destinations: c.Dests, Publishers: c.Publishers, Subscribers: c.Subscribers, SizeBytes: c.Size,
+		Window: c.Window, Inflight: c.Inflight, RatePerSecond: c.Rate, Count: count,
+		Warmup: c.Warmup, Duration: c.Duration, Drain: c.Drain, Timeout: c.Timeout,
+		Persistent: c.Persistent, Ack: c.Ack, Prefetch: c.Prefetch, SendHeaders: c.SendHeader, SubscribeHeaders: c.SubscribeHeader,
+		Connections: c.Connections, Dialers: c.Dialers, Heartbeat: c.Heartbeat, BrokerPIDs: c.PID, Cores: c.Procs,
+	}, nil
+}
+
+// secure is the TLS configuration asked for, nil for none.
+func (c *BenchCmd) secure() (*tls.Config, error) {
+	if !c.TLS {
+		if c.TLSCA != "" || c.TLSInsecure {
+			return nil, fmt.Errorf("--tls-ca and --tls-insecure need --tls")
+		}
+		return nil, nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: c.TLSInsecure}
+	if c.TLSCA == "" {
+		return config, nil
+	}
+	pem, err := os.ReadFile(c.TLSCA)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-ca: %w", err)
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--tls-ca %s holds no certificate in PEM form", c.TLSCA)
+	}
+	return config, nil
+}
+
+// benchFaults is a run that worked and found something wrong. The report has said it in full.
+type benchFaults []string
+
+func (f benchFaults) Error() string { return "not delivered as sent: " + strings.Join(f, ", ") }
+
+// ExitCode tells it apart from a run that could not be made.
+func (f benchFaults) ExitCode() int { return 3 }

@@ -1,0 +1,374 @@
+// Package gateway builds everything from a configuration and runs it: the store,
+// the router, the front-ends and their listeners, and the admin interface.
+//
+// It guarantees that errors of configuration, ports and storage surface in New,
+// before anything is served; that what was started is stopped again, in reverse,
+// if a later part fails; and that Run returns only when the store is closed. It
+// never handles a message.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mqgate/mqgate/config"
+	"github.com/mqgate/mqgate/gateway/admin"
+	"github.com/mqgate/mqgate/gateway/auth"
+	"github.com/mqgate/mqgate/mqtt"
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/jetstream"
+	"github.com/mqgate/mqgate/stomp"
+	"github.com/mqgate/mqgate/ws"
+)
+
+// Deps are what a gateway takes from its process.
+type Deps struct {
+	Log     *slog.Logger
+	Version string
+}
+
+// Gateway is a broker that is ready to run.
+type Gateway struct {
+	cfg     *config.Config
+	log     *slog.Logger
+	version string
+	auth    *auth.Authority
+	store   *jetstream.Store
+	router  *router.Router
+	stomp   *stomp.Server
+	mqtt    *mqtt.Server
+	ws      *ws.Server
+
+	listeners []listener
+	webs      []webListener
+	undo      []func() // in order of start; Close runs them backwards
+	serving   atomic.Bool
+	closing   sync.Once
+}
+
+// listener is a bound port of a front-end that serves connections.
+type listener struct {
+	net.Listener
+	name  string
+	serve func(context.Context, net.Listener) error
+}
+
+// webListener is a bound port, or the socket in the data directory, that serves
+// HTTP until everything else has ended.
+type webListener struct {
+	net.Listener
+	name    string
+	handler http.Handler
+}
+
+// startTimeout bounds the recovery of the store.
+const startTimeout = 10 * time.Minute
+
+// New locks the data directory, opens the store and binds every listener.
+func New(cfg *config.Config, deps Deps) (_ *Gateway, err error) {
+	g := &Gateway{cfg: cfg, log: deps.Log, version: deps.Version}
+	defer func() {
+		if err != nil {
+			g.Close()
+		}
+	}()
+	if g.auth, err = auth.New(auth.OptionsFrom(cfg)); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := g.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := g.makeFrontEnds(); err != nil {
+		return nil, err
+	}
+	return g, g.listen()
+}
+
+// frontEnd is what all of them have.
+type frontEnd interface {
+	Drain(context.Context) error
+	Connections() int
+}
+
+func (g *Gateway) frontEnds() map[string]frontEnd {
+	return map[string]frontEnd{"stomp": g.stomp, "mqtt": g.mqtt, "ws": g.ws}
+}
+
+func (g *Gateway) makeFrontEnds() error {
+	var err error
+	if g.stomp, err = stomp.New(g.stompOptions()); err != nil {
+		return err
+	}
+	if g.mqtt, err = mqtt.New(g.mqttOptions()); err != nil {
+		return err
+	}
+	if g.ws, err = ws.New(g.wsOptions()); err != nil {
+		return err
+	}
+	g.undo = append(g.undo, g.drain) // what drained before has nothing to do
+	return nil
+}
+
+func (g *Gateway) openStore(ctx context.Context) error {
+	c := g.cfg.Storage
+	limit, err := g.maxStoreBytes()
+	if err != nil {
+		return err
+	}
+	history, err := g.historyRules()
+	if err != nil {
+		return err
+	}
+	if g.store, err = jetstream.Open(ctx, jetstream.Options{
+		Dir: g.cfg.DataDir, NodeName: g.cfg.NodeName, SyncAlways: c.Sync.Always(), SyncInterval: c.Sync.Interval,
+		MaxBytes: limit, MinFreeBytes: int64(c.MinFreeBytes), Log: g.log,
+	}); err != nil {
+		return err
+	}
+	g.undo = append(g.undo, g.store.Close)
+	g.router, err = router.New(ctx, router.Options{
+		Store: g.store, Authorize: g.auth, Log: g.log, QueuePolicy: g.queuePolicy,
+		// With lazy syncing a power cut loses the last moments by choice: that is
+		// reported, and no reason not to start.
+		AcceptDamage: c.OnDamage == config.OnDamageContinue || !c.Sync.Always(),
+		MaxQueues:    g.cfg.Limits.Queues, MaxTransactionMessages: g.cfg.Limits.TransactionMessages,
+		MaxTransactionBytes: int(g.cfg.Limits.TransactionBytes), History: history,
+		InboxPolicy: router.Policy{MaxLength: g.cfg.Mqtt.OfflineMessages, MaxBytes: int64(g.cfg.Mqtt.OfflineBytes)},
+	})
+	if err != nil {
+		return err
+	}
+	g.undo = append(g.undo, g.closeRouter)
+	return nil
+}
+
+func (g *Gateway) closeRouter() {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := g.router.Close(ctx); err != nil {
+		g.log.Error("not everything could be saved; a few messages may be delivered again after the next start, marked", "error", err)
+	}
+}
+
+// maxStoreBytes is the limit of the configuration, or most of the free disk.
+func (g *Gateway) maxStoreBytes() (int64, error) {
+	if n := int64(g.cfg.Storage.MaxBytes); n > 0 {
+		return n, nil
+	}
+	if err := os.MkdirAll(g.cfg.DataDir, 0o700); err != nil {
+		return 0, fmt.Errorf("make data directory: %w", err)
+	}
+	free, err := jetstream.FreeBytes(g.cfg.DataDir)
+	if err != nil {
+		return 0, fmt.Errorf("tell the free space of the data directory (set storage.max_bytes): %w", err)
+	}
+	used, err := dirBytes(g.cfg.DataDir)
+	if err != nil {
+		return 0, fmt.Errorf("measure the data directory: %w", err)
+	}
+	return used + free/10*8, nil
+}
+
+// dirBytes is what the files below dir take.
+func dirBytes(dir string) (int64, error) {
+	var n int64
+	err := filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			n += info.Size()
+		}
+		return err
+	})
+	return n, err
+}
+
+func (g *Gateway) queuePolicy(a router.Address) router.Policy {
+	p := g.cfg.Queues.Policy(a.Name())
+	return router.Policy{
+		MaxLength: int(p.MaxLength), MaxBytes: int64(p.MaxBytes), Expiry: p.Expiry, MaxDeliveries: p.MaxDeliveries,
+		DeadLetter: p.DeadLetterQueue(a.Name()), DropExpired: p.OnExpire == config.OnExpireDrop,
+		RedeliveryDelay: p.RedeliveryDelay, RedeliveryMax: max(p.RedeliveryBackoffMax, p.RedeliveryDelay),
+	}
+}
+
+func (g *Gateway) stompOptions() stomp.Options {
+	c, l := g.cfg.Stomp, g.cfg.Limits
+	o := stomp.Options{
+		Router: g.router, Authenticate: g.auth, Log: g.log, Version: g.version,
+		LoginTimeout: l.LoginTimeout, OutboundBytes: int(l.OutboundBytes),
+		MaxConnections: l.Connections, MaxConnectionsPerUser: l.ConnectionsPerUser, MaxSubscriptions: l.SubscriptionsPerConnection,
+		MaxUnconfirmed: l.UnconfirmedMessages, MaxUnconfirmedBytes: max(16<<20, int(l.FrameBytes)),
+		MaxTransactionMessages: l.TransactionMessages, MaxTransactionBytes: int(l.TransactionBytes),
+		DefaultPrefetch:  c.DefaultPrefetch,
+		HeartbeatSendMin: c.Heartbeat.SendMin, HeartbeatReceiveMin: c.Heartbeat.ReceiveMin,
+		HeartbeatGracePercent: c.Heartbeat.GracePercent,
+	}
+	o.Limits = stomp.FrameLimits(int(l.FrameBytes), int(l.HeaderBytes), l.Headers)
+	return o
+}
+
+func (g *Gateway) mqttOptions() mqtt.Options {
+	c, l := g.cfg.Mqtt, g.cfg.Limits
+	return mqtt.Options{
+		Router: g.router, Authenticate: g.auth, Log: g.log,
+		MaxPacketBytes: int(l.FrameBytes), LoginTimeout: l.LoginTimeout, OutboundBytes: int(l.OutboundBytes),
+		MaxConnections: l.Connections, MaxConnectionsPerUser: l.ConnectionsPerUser, MaxSubscriptions: l.SubscriptionsPerConnection,
+		MaxUnconfirmedBytes: max(16<<20, int(l.FrameBytes)), MaxInflight: c.MaxInflight, MaxSessionExpiry: c.MaxSessionExpiry,
+	}
+}
+
+func (g *Gateway) wsOptions() ws.Options {
+	l := g.cfg.Limits
+	return ws.Options{
+		Router: g.router, Authenticate: g.auth, Log: g.log, Version: g.version, Origins: g.cfg.HTTP.Origins,
+		ServeSTOMP:     func(c net.Conn) { g.stomp.ServeConn(c, stomp.ActiveMQ) },
+		ServeMQTT:      func(c net.Conn) { g.mqtt.ServeConn(c) },
+		MaxConnections: l.Connections, LoginTimeout: l.LoginTimeout,
+	}
+}
+
+// chatHistory is what rooms of the chat keep when no rules are set.
+const chatHistory = 200
+
+// historyRules returns which topics keep their last messages.
+func (g *Gateway) historyRules() (func(router.Address) (int, time.Duration), error) {
+	rules := g.cfg.Topics
+	if len(rules) == 0 {
+		for _, p := range []string{"chat.rooms.*", "chat.moderation.*"} {
+			rules = append(rules, config.TopicRule{Pattern: p, History: chatHistory})
+		}
+	}
+	filters := make([]router.Filter, len(rules))
+	for i, r := range rules {
+		var err error
+		if filters[i], _, err = router.ParseFilter("", "/topic/"+r.Pattern); err != nil {
+			return nil, fmt.Errorf("topics[%d].pattern: %w", i, err)
+		}
+	}
+	return func(a router.Address) (int, time.Duration) {
+		for i, f := range filters {
+			if f.Matches(a) {
+				return rules[i].History, rules[i].HistoryAge
+			}
+		}
+		return 0, 0
+	}, nil
+}
+
+// Run serves until ctx ends or a part fails, then drains and closes. It returns
+// nil if ctx ended it.
+func (g *Gateway) Run(ctx context.Context) error {
+	defer g.Close()
+	serve, ctx := errgroup.WithContext(ctx)
+	life, stopWebs := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWebs()
+	var webs errgroup.Group
+	for _, l := range g.webs {
+		webs.Go(func() error { return admin.Serve(life, l.Listener, l.handler) })
+		g.announce(l.name, l.Addr())
+	}
+	for _, l := range g.listeners {
+		serve.Go(func() error { return l.serve(ctx, l.Listener) })
+		g.announce(l.name, l.Addr())
+	}
+	g.serving.Store(true)
+	g.log.Info("ready", "version", g.version, "data_dir", g.cfg.DataDir, "sync", g.cfg.Storage.Sync.String())
+	<-ctx.Done()
+	g.serving.Store(false)
+	g.ws.Stop()
+	err := serve.Wait()
+	g.drain() // the admin interface still answers: not ready
+	stopWebs()
+	return errors.Join(err, webs.Wait())
+}
+
+func (g *Gateway) announce(name string, a net.Addr) {
+	g.log.Info("listening", "listener", name, "address", a.String())
+}
+
+// drain tells the clients, and ends their connections. Streams over WebSocket
+// belong to the STOMP and MQTT servers and end with those.
+func (g *Gateway) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.DrainTimeout)
+	defer cancel()
+	var all sync.WaitGroup
+	for name, f := range g.frontEnds() {
+		all.Go(func() {
+			g.log.Info("draining", "protocol", name, "connections", f.Connections())
+			if err := f.Drain(ctx); err != nil {
+				g.log.Warn("not every client could be told", "protocol", name, "error", err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Close stops what New started, last first. It may be called more than once.
+func (g *Gateway) Close() {
+	g.closing.Do(func() {
+		for _, l := range g.listeners {
+			l.Close()
+		}
+		for i := len(g.undo) - 1; i >= 0; i-- {
+			g.undo[i]()
+		}
+		g.log.Info("stopped")
+	})
+}
+
+func (g *Gateway) adminHandler(trusted bool) http.Handler {
+	return admin.Handler(admin.Options{
+		Router: g.router, Auth: g.auth, Version: g.version, Log: g.log, Usage: g.store.Usage,
+		Ready: g.ready, Connections: g.connections,
+	}, trusted)
+}
+
+func (g *Gateway) connections() map[string]int {
+	n := map[string]int{}
+	for name, f := range g.frontEnds() {
+		n[name] = f.Connections()
+	}
+	return n
+}
+
+func (g *Gateway) ready() error {
+	if !g.serving.Load() {
+		return errors.New("not serving: starting or draining")
+	}
+	if g.store.DiskLow() {
+		return errors.New("the disk is nearly full")
+	}
+	return g.store.Healthy()
+}
+
+// Addr returns the address of a listener by its name as the log has it, such as
+// "stomp"; nil if there is none.
+func (g *Gateway) Addr(name string) net.Addr {
+	for _, l := range g.listeners {
+		if l.name == name {
+			return l.Addr()
+		}
+	}
+	for _, l := range g.webs {
+		if l.name == name {
+			return l.Addr()
+		}
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/mqgate/mqgate/router"
+)
+
+// reason is an MQTT 5 reason code (MQTT 5 section 2.4).
+type reason byte
+
+const (
+	success              reason = 0x00
+	disconnectWithWill   reason = 0x04
+	noMatchingSubscriber reason = 0x10
+	noSubscription       reason = 0x11
+	unspecified          reason = 0x80
+	malformed            reason = 0x81
+	protocolError        reason = 0x82
+	implementation       reason = 0x83
+	badVersion           reason = 0x84
+	badClientID          reason = 0x85
+	badCredentials       reason = 0x86
+	notAuthorized        reason = 0x87
+	unavailable          reason = 0x88
+	serverBusy           reason = 0x89
+	shuttingDown         reason = 0x8B
+	badAuthMethod        reason = 0x8C
+	keepAliveTimeout     reason = 0x8D
+	takenOver            reason = 0x8E
+	badFilter            reason = 0x8F
+	badTopic             reason = 0x90
+	idInUse              reason = 0x91
+	idNotFound           reason = 0x92
+	receiveMaximum       reason = 0x93
+	badAlias             reason = 0x94
+	tooLarge             reason = 0x95
+	quotaExceeded        reason = 0x97
+	badPayloadFormat     reason = 0x99
+)
+
+// fault is an error that ends the connection; the client hears the reason where its protocol can say it.
+type fault struct {
+	code  reason
+	text  string
+	cause error
+}
+
+// Error returns the text and the cause.
+func (f *fault) Error() string {
+	if f.cause != nil {
+		return f.text + ": " + f.cause.Error()
+	}
+	return f.text
+}
+
+// Unwrap returns the cause.
+func (f *fault) Unwrap() error { return f.cause }
+
+func faulty(code reason, format string, args ...any) *fault {
+	return &fault{code: code, text: fmt.Sprintf(format, args...)}
+}
+
+// classReasons is the one table from the router's classes to what an acknowledgement says.
+var classReasons = [...]reason{
+	router.Internal:    unspecified,
+	router.Invalid:     badTopic,
+	router.Denied:      notAuthorized,
+	router.NotFound:    badTopic,
+	router.Conflict:    implementation,
+	router.Full:        quotaExceeded,
+	router.TooLarge:    quotaExceeded,
+	router.Unavailable: unspecified,
+}
+
+// reasonOf gives the reason code of an operation that the router refused.
+func reasonOf(err error) reason {
+	if c := router.ClassOf(err); int(c) < len(classReasons) {
+		return classReasons[c]
+	}
+	return unspecified
+}
+
+// connackReason gives the reason of a refused CONNECT.
+func connackReason(err error) reason {
+	var f *fault
+	if errors.As(err, &f) {
+		return f.code
+	}
+	switch router.ClassOf(err) {
+	case router.Denied:
+		return notAuthorized
+	case router.Conflict, router.Invalid:
+		return badClientID
+	case router.Full:
+		return quotaExceeded
+	case router.Unavailable:
+		return unavailable
+	}
+	return unspecified
+}
+
+// connackV3 gives the return code of MQTT 3.1 and 3.1.1 for a reason, 0 where they have none and just close
+// [MQTT-3.2.2-6].
+func connackV3(r reason) byte {
+	switch r {
+	case badVersion:
+		return 1
+	case badClientID:
+		return 2
+	case unavailable, serverBusy, quotaExceeded, shuttingDown:
+		return 3
+	case badCredentials:
+		return 4
+	case notAuthorized, badAuthMethod:
+		return 5
+	}
+	return 0
+}
+
+// Causes of a connection's end that are not the client's doing.
+var (
+	errDraining = &fault{code: shuttingDown, text: "server is shutting down"}
+	errSilent   = &fault{code: keepAliveTimeout, text: "client is silent: nothing came within one and a half times its keep alive"}
+	errTaken    = &fault{code: takenOver, text: "another connection took over the client id"}
+	errAborted  = errors.New("connection aborted: the server did not wait longer")
+	errLeft     = errors.New("client closed the connection without DISCONNECT")
+	errParted   = errors.New("client disconnected")
+	errWithWill = errors.New("client disconnected and asked for its will")
+)

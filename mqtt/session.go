@@ -1,0 +1,362 @@
+package mqtt
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// durable is the connection's side of a session that outlives it. What must be known after a crash of the gateway is in the
+// session's record before the client can rely on it: ids of QoS 2 messages in either direction. The rest, such as packet
+// identifiers of QoS 1, is stored when the connection ends.
+//
+// Saves are coalesced: one is under way at a time, and the next covers all that came meanwhile.
+type durable struct {
+	conn    *conn
+	session *router.DurableSession
+	inbox   *feed // nil before the first subscription of QoS 1 or 2
+
+	// Under the connection's lock.
+	earlier  map[uint64]storedFlight // in flight on the connection before, by sequence
+	released map[uint64]*flight      // those of which the client has sent PUBREC
+	restored []storedSubscription
+	saving   bool
+	dirty    bool
+	waiting  sessionWaiters // for the next save
+	ready    []*flight      // saved, to be sent in this order when there is room
+}
+
+// sessionWaiters are what a save is awaited for.
+type sessionWaiters struct {
+	replies  []*reply  // PUBREC
+	flights  []*flight // PUBLISH of QoS 2
+	released []*flight // PUBREL
+}
+
+// storedState is the record's form of a session.
+type storedState struct {
+	Subscriptions []storedSubscription `json:"s,omitempty"`
+	Received      []uint16             `json:"r,omitempty"`
+	Flights       []storedFlight       `json:"f,omitempty"`
+	LastID        uint16               `json:"l,omitempty"`
+}
+
+type storedSubscription struct {
+	Filter   string `json:"f"`
+	QoS      byte   `json:"q,omitempty"`
+	NoLocal  bool   `json:"l,omitempty"`
+	AsIs     bool   `json:"a,omitempty"`
+	Handling byte   `json:"h,omitempty"`
+	ID       int    `json:"i,omitempty"`
+}
+
+type storedFlight struct {
+	ID       uint16 `json:"i"`
+	QoS      byte   `json:"q"`
+	Seq      uint64 `json:"s"`
+	Released bool   `json:"r,omitempty"`
+}
+
+// newDurable reads the session's state.
+func newDurable(c *conn, s *router.DurableSession) (*durable, error) {
+	d := &durable{conn: c, session: s, earlier: map[uint64]storedFlight{}, released: map[uint64]*flight{}}
+	state := s.State()
+	if state == nil {
+		return d, nil
+	}
+	var st storedState
+	if err := json.Unmarshal(state, &st); err != nil {
+		return d, fmt.Errorf("read the session's state: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d.restored, c.window.lastID = st.Subscriptions, st.LastID
+	c.received = map[uint16]bool{}
+	for _, id := range st.Received {
+		c.received[id] = true
+	}
+	for _, f := range st.Flights {
+		if !f.Released {
+			d.earlier[f.Seq] = f
+			continue
+		}
+		x := c.window.take(f.ID)
+		x.qos, x.seq, x.released = 2, f.Seq, true
+		d.released[f.Seq] = x
+	}
+	c.quota = len(c.received)
+	return d, nil
+}
+
+// resume goes on where the session stopped, behind CONNACK: what was released is released again, then the inbox sends what
+// was not acknowledged, under the identifiers that it had [MQTT-4.4.0-1].
+func (d *durable) resume() error {
+	c := d.conn
+	c.mu.Lock()
+	var ids []uint16
+	for id := range c.window.flight {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		c.writeReply(&c.batch, typePubrel, id, success)
+	}
+	c.mu.Unlock()
+	for _, st := range d.restored {
+		if err := d.restore(st); err != nil {
+			c.log().Warn("a subscription of a resumed session was refused", "filter", st.Filter, "error", err)
+		}
+	}
+	return d.open()
+}
+
+// restore opens a subscription of the record again. What is bound to the inbox needs nothing but to be known.
+func (d *durable) restore(st storedSubscription) error {
+	c := d.conn
+	s, err := c.parseSubscription(st.packet())
+	if err != nil {
+		return err
+	}
+	if !c.byInbox(s) {
+		if err := c.attach(s); err != nil {
+			return err
+		}
+	}
+	c.remember(s)
+	if s.feed != nil {
+		s.feed.source.Start(&c.batch)
+	}
+	return nil
+}
+
+// packet writes the subscription as SUBSCRIBE had it.
+func (st *storedSubscription) packet() *packets.Subscription {
+	return &packets.Subscription{Filter: st.Filter, Qos: st.QoS, NoLocal: st.NoLocal, RetainAsPublished: st.AsIs, RetainHandling: st.Handling, Identifier: st.ID}
+}
+
+// open begins to receive from the inbox, once there is one.
+func (d *durable) open() error {
+	if d.inbox != nil {
+		return nil
+	}
+	c := d.conn
+	fd := &feed{conn: c, inbox: true}
+	fd.set(&subscription{})
+	source, err := d.session.Receive(fd, c.window.max)
+	if err != nil || source == nil {
+		return err
+	}
+	fd.source, d.inbox = source, fd
+	source.Start(&c.batch)
+	return nil
+}
+
+// leave gives the session up for the next connection.
+func (d *durable) leave(publishWill bool) {
+	c := d.conn
+	ctx, cancel := context.WithTimeout(context.Background(), operationTimeout)
+	defer cancel()
+	c.mu.Lock()
+	state := d.encode()
+	c.mu.Unlock()
+	if publishWill && c.will.Delay == 0 || publishWill && c.expirySec == 0 {
+		c.server.Stats.Wills.Add(1)
+	}
+	if err := d.session.Leave(ctx, router.LeaveOptions{Expiry: expiry(c.expirySec), Will: publishWill, State: state}); err != nil {
+		c.log().Error("a session could not be stored", "error", err)
+	}
+}
+
+// encode makes the record; with mu held.
+func (d *durable) encode() []byte {
+	c := d.conn
+	st := storedState{LastID: c.window.lastID}
+	for _, s := range c.subs {
+		st.Subscriptions = append(st.Subscriptions, storedSubscription{Filter: s.text, QoS: s.qos, NoLocal: s.noLocal, AsIs: s.asIs, Handling: s.handling, ID: s.id})
+	}
+	for id := range c.received {
+		st.Received = append(st.Received, id)
+	}
+	for _, f := range c.window.flight {
+		if f.seq != 0 {
+			st.Flights = append(st.Flights, storedFlight{ID: f.id, QoS: f.qos, Seq: f.seq, Released: f.released})
+		}
+	}
+	for _, f := range d.earlier { // not sent again yet
+		st.Flights = append(st.Flights, f)
+	}
+	b, err := json.Marshal(st)
+	if err != nil {
+		panic(err) // strings and numbers always encode
+	}
+	return b
+}
+
+// sessionChanged has the session's record written soon; with mu held.
+func (c *conn) sessionChanged() {
+	if c.durable != nil && !c.closed {
+		c.durable.touch()
+	}
+}
+
+// touch has the record written; with mu held, which the store's answer does not need before it is called.
+func (d *durable) touch() {
+	if d.saving {
+		d.dirty = true
+		return
+	}
+	d.saving, d.dirty = true, false
+	waiting := d.waiting
+	d.waiting = sessionWaiters{}
+	d.session.Save(d.encode(), func(_ router.Stored, err error, w *outbox.Batch) { d.saved(waiting, err, w) })
+}
+
+// saved does what waited for the record.
+func (d *durable) saved(done sessionWaiters, err error, w *outbox.Batch) {
+	c := d.conn
+	if err != nil {
+		c.stop(&fault{code: unavailable, text: "the session could not be stored", cause: err})
+		return
+	}
+	c.mu.Lock()
+	d.saving = false
+	for _, r := range done.replies {
+		r.ready = true
+	}
+	c.emit(w)
+	for _, f := range done.released {
+		c.answer(w, typePubrel, f.id, success)
+	}
+	d.ready = append(d.ready, done.flights...)
+	d.sendReady(w)
+	if d.dirty && !c.closed {
+		d.touch()
+	}
+	feeds := c.pump(w) // what was too large for the client left its place
+	c.changed.Broadcast()
+	c.mu.Unlock()
+	resume(feeds, w)
+}
+
+// awaitSaved has a PUBREC wait for the record; with mu held.
+func (d *durable) awaitSaved(r *reply) {
+	d.waiting.replies = append(d.waiting.replies, r)
+	d.touch()
+}
+
+// awaitReleased has a PUBREL wait for the record; with mu held.
+func (d *durable) awaitReleased(f *flight) {
+	d.waiting.released = append(d.waiting.released, f)
+	d.touch()
+}
+
+// sendReady sends QoS 2 messages whose identifiers are stored; with mu held.
+func (d *durable) sendReady(w *outbox.Batch) {
+	c := d.conn
+	for len(d.ready) > 0 && !c.closed {
+		f := d.ready[0]
+		end, sent := c.send(f.message, f.id, f.options, w)
+		if !sent {
+			return // Drained calls again
+		}
+		d.ready = d.ready[1:]
+		f.saving, f.message = false, nil
+		if end == 0 {
+			delete(c.window.flight, f.id)
+			c.settleLater(f.delivery)
+		}
+	}
+}
+
+// inboxOptions are those of all subscriptions that a message of the inbox matches: one copy with the highest QoS and every
+// identifier [MQTT-3.3.4-2]; with mu held. None means that the client has unsubscribed.
+func (c *conn) inboxOptions(m *router.Message) (s sendOptions, matched bool) {
+	for _, sub := range c.subs {
+		if sub.feed != nil || !sub.filter.Matches(m.To) {
+			continue
+		}
+		matched = true
+		s.qos = max(s.qos, min(sub.qos, qosOf(m)))
+		s.retain = s.retain || sub.asIs && m.Has(router.FlagRetain)
+		if sub.id > 0 {
+			s.ids = append(s.ids, sub.id)
+		}
+	}
+	slices.Sort(s.ids)
+	return s, matched
+}
+
+// receive sends a message of the inbox; with mu held.
+func (d *durable) receive(fd *feed, x *router.Delivery, w *outbox.Batch) bool {
+	c := d.conn
+	if f := d.released[x.Seq]; f != nil { // the client has it: only its PUBCOMP is missing
+		delete(d.released, x.Seq)
+		f.delivery = x
+		if f.finished {
+			delete(c.window.flight, f.id)
+			c.settleLater(x)
+		}
+		return true
+	}
+	was, again := d.earlier[x.Seq]
+	s, matched := c.inboxOptions(x.Message)
+	switch {
+	case again: // what was begun is finished as it was begun
+		s.qos = was.QoS
+	case !matched:
+		c.settleLater(x)
+		return true
+	case s.qos == 0:
+		return fd.sendUntracked(x, s, w)
+	}
+	if !c.window.open() || len(c.window.queue.items) > 0 {
+		c.waiting = append(c.waiting, fd)
+		return false
+	}
+	s.dup = again || x.Redelivered() // [MQTT-3.3.1-1]
+	f := c.window.take(was.ID)
+	f.qos, f.delivery, f.seq = s.qos, x, x.Seq
+	if s.qos == 2 && (!again || len(d.ready) > 0 || len(d.waiting.flights) > 0) {
+		delete(d.earlier, x.Seq)
+		f.saving, f.message, f.options = true, x.Message, s
+		d.waiting.flights = append(d.waiting.flights, f)
+		d.touch()
+		return true
+	}
+	end, sent := c.send(x.Message, f.id, s, w)
+	if end == 0 {
+		delete(c.window.flight, f.id)
+	}
+	if sent {
+		delete(d.earlier, x.Seq)
+	}
+	return fd.handled(x, end, sent)
+}
+
+// completeStored ends a delivery of QoS 2 from the inbox: its identifier is free when the mailbox has forgotten the message.
+func (c *conn) completeStored(f *flight) {
+	c.mu.Lock()
+	f.finished = true
+	d := f.delivery
+	c.mu.Unlock()
+	if d == nil {
+		return // the inbox has not come to it yet
+	}
+	c.settle(d, success, func(_ router.Stored, err error, w *outbox.Batch) {
+		if err != nil {
+			return // the next connection completes it
+		}
+		c.mu.Lock()
+		delete(c.window.flight, f.id)
+		c.sessionChanged()
+		feeds := c.pump(w)
+		c.mu.Unlock()
+		resume(feeds, w)
+	})
+}

@@ -1,0 +1,20 @@
+package mqtt
+
+import "sync/atomic"
+
+// Stats are the counters of a Server since its start. Messages are counted by the router.
+type Stats struct {
+	Accepted       atomic.Uint64 // connections
+	OverLimit      atomic.Uint64 // connections refused by MaxConnections or MaxConnectionsPerUser
+	AcceptErrors   atomic.Uint64 // failures of the listening socket, such as no file descriptors
+	LoginFailures  atomic.Uint64 // refused CONNECT packets
+	LoginTimeouts  atomic.Uint64 // connections that sent no CONNECT in time
+	ProtocolErrors atomic.Uint64 // connections closed for what cannot be read as MQTT or breaks its rules
+	Silent         atomic.Uint64 // connections closed for a missed keep alive
+	SlowClosed     atomic.Uint64 // connections closed since they did not read
+	Panics         atomic.Uint64 // faults of ours or of the codec that were contained
+	Duplicates     atomic.Uint64 // QoS 2 messages that came again and were not published again
+	TooLarge       atomic.Uint64 // messages not sent since they exceed the client's maximum packet size
+	Wills          atomic.Uint64 // wills that were published
+	WillsRefused   atomic.Uint64 // wills that could not be published
+}

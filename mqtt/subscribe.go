@@ -1,0 +1,267 @@
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/mqgate/mqgate/router"
+)
+
+// subscription is what one filter of a client stands for.
+type subscription struct {
+	text     string // the filter as the client wrote it
+	share    string // of whose group it is a member
+	filter   router.Filter
+	qos      byte
+	noLocal  bool
+	asIs     bool // retain as published
+	handling byte // of retained messages
+	id       int
+	feed     *feed // nil: its messages come by the session's inbox
+	fresh    bool  // did not exist before this SUBSCRIBE
+}
+
+// sharePrefix begins the filters of shared subscriptions (MQTT 5 section 4.8.2).
+const sharePrefix = "$share/"
+
+// subscribe opens subscriptions. SUBACK says for each filter what became of it, and leaves before what they deliver.
+func (c *conn) subscribe(first byte, body []byte) error {
+	pk := &packets.Packet{}
+	if err := c.decodeFilters(pk, first, body); err != nil {
+		return err
+	}
+	codes := make([]byte, 0, len(pk.Filters))
+	opened := make([]*subscription, 0, len(pk.Filters))
+	for i := range pk.Filters { // [MQTT-3.8.4-5]
+		s, err := c.parseSubscription(&pk.Filters[i])
+		if err == nil {
+			err = c.openSubscription(s)
+		}
+		if err != nil {
+			var broken *fault
+			if errors.As(err, &broken) && broken.code == protocolError {
+				return err
+			}
+			codes = append(codes, c.subscribeReason(err))
+			continue
+		}
+		codes = append(codes, s.qos) // [MQTT-3.9.3-2]
+		opened = append(opened, s)
+	}
+	c.control(encode(&packets.Packet{FixedHeader: packets.FixedHeader{Type: typeSuback}, ProtocolVersion: c.version, PacketID: pk.PacketID, ReasonCodes: codes}))
+	for _, s := range opened {
+		c.startSubscription(s)
+	}
+	if c.durable != nil && len(opened) > 0 {
+		if err := c.durable.open(); err != nil {
+			return &fault{code: unspecified, text: "the session's inbox cannot be read", cause: err}
+		}
+	}
+	return nil
+}
+
+// decodeFilters reads SUBSCRIBE or UNSUBSCRIBE.
+func (c *conn) decodeFilters(pk *packets.Packet, first byte, body []byte) error {
+	body = bytes.Clone(body) // the codec's strings are parts of its input
+	if err := decode(pk, first, body, c.version); err != nil {
+		if errors.Is(err, errCodec) {
+			c.server.Stats.Panics.Add(1)
+		}
+		return err
+	}
+	if pk.PacketID == 0 { // [MQTT-2.2.1-3]
+		return faulty(protocolError, "packet identifier 0 is not allowed")
+	}
+	if c.version == v5 {
+		props, _, err := cutProperties(body[2:])
+		if err == nil {
+			err = eachProperty(props, first>>4, func(property) error { return nil })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(pk.Filters) == 0 { // [MQTT-3.8.3-2] [MQTT-3.10.3-2]
+		return faulty(protocolError, "the packet names no topic filter")
+	}
+	return nil
+}
+
+// parseSubscription reads one filter with its options.
+func (c *conn) parseSubscription(f *packets.Subscription) (*subscription, error) {
+	s := &subscription{text: f.Filter, qos: f.Qos, noLocal: f.NoLocal, asIs: f.RetainAsPublished, handling: f.RetainHandling, id: f.Identifier}
+	if s.handling > 2 {
+		return nil, faulty(protocolError, "retain handling 3 does not exist")
+	}
+	rest := f.Filter
+	if shared, ok := strings.CutPrefix(f.Filter, sharePrefix); ok {
+		group, filter, more := strings.Cut(shared, "/")
+		if !more || group == "" || filter == "" || strings.ContainsAny(group, "+#") { // [MQTT-4.8.2-1] [MQTT-4.8.2-2]
+			return nil, faulty(badFilter, "a shared subscription is written $share/GROUP/FILTER")
+		}
+		if s.noLocal { // [MQTT-3.8.3-4]
+			return nil, faulty(protocolError, "a shared subscription must not be no-local")
+		}
+		s.share, rest = group, filter
+	}
+	var err error
+	s.filter, err = router.ParseMQTTFilter(c.session.Vhost, rest)
+	if err == nil && s.share != "" && s.filter.Kind() == router.KindQueue {
+		err = faulty(badFilter, "consumers of a queue share it by themselves: subscribe to %s", rest)
+	}
+	return s, err
+}
+
+// subscribeReason is the SUBACK code of a filter that was refused; older versions know only one [MQTT-3.9.3-1].
+func (c *conn) subscribeReason(err error) byte {
+	if c.version != v5 {
+		return byte(unspecified)
+	}
+	var f *fault
+	if errors.As(err, &f) {
+		return byte(f.code)
+	}
+	switch router.ClassOf(err) {
+	case router.Denied:
+		return byte(notAuthorized)
+	case router.Invalid:
+		return byte(badFilter)
+	case router.Full:
+		return byte(quotaExceeded)
+	}
+	return byte(unspecified)
+}
+
+// openSubscription makes a subscription, or changes that of the same filter without a gap [MQTT-3.8.4-3].
+func (c *conn) openSubscription(s *subscription) error {
+	old := c.subs[s.text]
+	s.fresh = old == nil
+	if s.fresh && len(c.subs) >= c.server.opt.MaxSubscriptions {
+		return faulty(quotaExceeded, "the client has %d subscriptions, which is the limit", len(c.subs))
+	}
+	if old != nil && old.feed != nil && !c.byInbox(s) && old.noLocal == s.noLocal {
+		s.feed = old.feed
+		s.feed.set(s)
+		c.remember(s)
+		return nil
+	}
+	if err := c.attach(s); err != nil {
+		return err
+	}
+	c.remember(s)
+	if old != nil {
+		c.detach(old, c.byInbox(s))
+	}
+	return nil
+}
+
+func (c *conn) remember(s *subscription) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.subs == nil {
+		c.subs = map[string]*subscription{}
+	}
+	c.subs[s.text] = s
+	c.sessionChanged()
+}
+
+// byInbox reports whether the messages of a subscription are kept for the session while its client is away.
+func (c *conn) byInbox(s *subscription) bool {
+	return c.durable != nil && s.qos > 0 && s.share == "" && s.filter.Kind() == router.KindTopic
+}
+
+// attach makes the router's part of a subscription.
+func (c *conn) attach(s *subscription) error {
+	ctx, cancel := context.WithTimeout(c.life, operationTimeout)
+	defer cancel()
+	c.batch.Flush() // it may wait for the store
+	if c.byInbox(s) {
+		return c.durable.session.Bind(ctx, s.filter, s.noLocal)
+	}
+	fd := &feed{conn: c}
+	fd.set(s)
+	o := router.SubscribeOptions{Filter: s.filter, Receiver: fd, Credit: c.window.max, NoLocal: s.noLocal}
+	var err error
+	if s.share != "" {
+		fd.source, err = c.session.SubscribeShared(s.share, o)
+	} else {
+		fd.source, err = c.session.Subscribe(ctx, o)
+	}
+	if err == nil {
+		s.feed = fd
+	}
+	return err
+}
+
+// startSubscription lets deliveries begin, after the retained messages.
+func (c *conn) startSubscription(s *subscription) {
+	if s.share == "" && s.handling != 2 && (s.handling == 0 || s.fresh) { // [MQTT-3.3.1-9] to [MQTT-3.3.1-11]
+		c.sendRetained(s)
+	}
+	if s.feed != nil {
+		s.feed.source.Start(&c.batch) // nothing, if it was started before
+	}
+}
+
+// sendRetained sends the retained messages that match, marked as such [MQTT-3.3.1-8].
+func (c *conn) sendRetained(s *subscription) {
+	ms, err := c.session.Retained(s.filter)
+	if err != nil || len(ms) == 0 {
+		return // the subscription itself was authorised; rights do not change
+	}
+	var ids []int
+	if s.id > 0 {
+		ids = []int{s.id}
+	}
+	c.mu.Lock()
+	for _, m := range ms {
+		c.window.queue.pushKept(waitingMessage{message: m, options: sendOptions{qos: min(s.qos, qosOf(m)), retain: true, ids: ids}})
+	}
+	feeds := c.pump(&c.batch)
+	c.mu.Unlock()
+	resume(feeds, &c.batch)
+}
+
+// detach ends the router's part of a subscription. Bound is whether its filter still feeds the inbox.
+func (c *conn) detach(s *subscription, bound bool) {
+	if s.feed != nil {
+		s.feed.closed.Store(true)
+		s.feed.source.Close(&c.batch)
+		return
+	}
+	if bound || c.durable == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.life, operationTimeout)
+	defer cancel()
+	if err := c.durable.session.Unbind(ctx, s.filter); err != nil {
+		c.log().Warn("a filter could not be taken from a session's inbox", "filter", s.text, "error", err)
+	}
+}
+
+// unsubscribe ends subscriptions. UNSUBACK follows when they have ended.
+func (c *conn) unsubscribe(first byte, body []byte) error {
+	pk := &packets.Packet{}
+	if err := c.decodeFilters(pk, first, body); err != nil {
+		return err
+	}
+	codes := make([]byte, len(pk.Filters))
+	for i, f := range pk.Filters { // [MQTT-3.10.4-1]
+		s := c.subs[f.Filter]
+		if s == nil {
+			codes[i] = byte(noSubscription)
+			continue
+		}
+		c.mu.Lock()
+		delete(c.subs, f.Filter)
+		c.sessionChanged()
+		c.mu.Unlock()
+		c.detach(s, false)
+	}
+	c.control(encode(&packets.Packet{FixedHeader: packets.FixedHeader{Type: typeUnsuback}, ProtocolVersion: c.version, PacketID: pk.PacketID, ReasonCodes: codes}))
+	return nil
+}

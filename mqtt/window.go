@@ -1,0 +1,304 @@
+package mqtt
+
+import (
+	"time"
+
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// window is what the client was sent with QoS 1 or 2 and has not completed, and what waits for a place there. Its packet
+// identifiers are the gateway's own: those of the client's packets are another space (MQTT 5 section 2.2.1).
+type window struct {
+	max    int // the client's receive maximum, or ours
+	flight map[uint16]*flight
+	lastID uint16
+	queue  waitQueue
+}
+
+// flight is one message that the client has not completed.
+type flight struct {
+	id       uint16
+	qos      byte
+	released bool             // PUBREC came: PUBREL is sent, or about to be
+	saving   bool             // must not be sent before the session's record has it
+	delivery *router.Delivery // nil: the message is kept nowhere else
+	seq      uint64           // of the delivery, in the session's inbox
+	finished bool             // PUBCOMP came
+	options  sendOptions
+	message  *router.Message
+}
+
+// sendOptions are what a subscription makes of a message.
+type sendOptions struct {
+	qos    byte
+	retain bool
+	dup    bool
+	ids    []int
+}
+
+// waiting is a message that waits for a place in the window, or for room in the outbox.
+type waitingMessage struct {
+	message *router.Message
+	options sendOptions
+	kept    bool // by someone else
+}
+
+// waitQueue is bounded by the number and the bytes of messages.
+type waitQueue struct {
+	items []waitingMessage
+	kept  int // of items
+	bytes int // of the others
+}
+
+func (q *waitQueue) reset() { *q = waitQueue{} }
+
+func (q *waitQueue) push(w waitingMessage) {
+	q.items = append(q.items, w)
+	q.bytes += w.message.Size()
+}
+
+// pushKept adds a message that is in memory anyway, and counts against no bound.
+func (q *waitQueue) pushKept(w waitingMessage) {
+	w.kept = true
+	q.items = append(q.items, w)
+	q.kept++
+}
+
+// full reports whether one more message of a size is too much.
+func (q *waitQueue) full(size int, o *Options) bool {
+	return len(q.items)-q.kept >= o.MaxQueued || q.bytes+size > o.MaxQueuedBytes
+}
+
+func (q *waitQueue) pop() {
+	if q.items[0].kept {
+		q.kept--
+	} else {
+		q.bytes -= q.items[0].message.Size()
+	}
+	q.items[0] = waitingMessage{}
+	if q.items = q.items[1:]; len(q.items) == 0 {
+		q.items = nil
+	}
+}
+
+// open reports whether one more message may be sent.
+func (w *window) open() bool { return len(w.flight) < w.max }
+
+// take reserves a packet identifier: the wanted one if it is free, else the next [MQTT-2.2.1-4].
+func (w *window) take(wanted uint16) *flight {
+	id := wanted
+	if _, used := w.flight[id]; id == 0 || used {
+		for {
+			w.lastID++
+			if _, used := w.flight[w.lastID]; w.lastID != 0 && !used {
+				break
+			}
+		}
+		id = w.lastID
+	}
+	f := &flight{id: id}
+	if w.flight == nil {
+		w.flight = map[uint16]*flight{}
+	}
+	w.flight[id] = f
+	return f
+}
+
+// send appends a PUBLISH to the outbox; with mu held, since identifiers and aliases must leave in the order in which they
+// are given. Sent is false if there is no room. A message that is larger than the client takes is left out and counted
+// [MQTT-3.1.2-25]: then sent is true, and the number of bytes is 0.
+func (c *conn) send(m *router.Message, id uint16, s sendOptions, w *outbox.Batch) (end uint64, sent bool) {
+	o := outgoing{version: c.version, qos: s.qos, dup: s.dup, retain: s.retain, id: id, topic: m.To.MQTTText(), ids: s.ids}
+	if c.version == v5 && m.ExpiresUnixMs > 0 { // [MQTT-3.3.2-6]
+		left := max(m.ExpiresUnixMs-time.Now().UnixMilli(), 0)
+		o.expires, o.expirySec = true, uint32(min((left+999)/1000, 1<<32-1))
+	}
+	fresh := c.alias(&o, m)
+	o.measure(m)
+	if size := o.size(); c.maxPacket > 0 && size > c.maxPacket {
+		c.server.Stats.TooLarge.Add(1)
+		return 0, true
+	}
+	buf, ok := c.out.Begin(o.size())
+	if !ok {
+		c.out.End(w, buf)
+		return 0, false
+	}
+	if fresh {
+		c.sentAliases[m.To] = o.alias
+	}
+	return c.out.EndShared(w, o.appendHead(buf), o.tail), true
+}
+
+// alias uses a topic alias if the client takes them, and reports whether the packet sets a new one: then it carries the
+// topic as well [MQTT-3.3.2-11].
+func (c *conn) alias(o *outgoing, m *router.Message) (fresh bool) {
+	if c.aliasMax == 0 {
+		return false
+	}
+	if n, known := c.sentAliases[m.To]; known {
+		o.alias, o.topic = n, ""
+		return false
+	}
+	if len(c.sentAliases) >= c.aliasMax {
+		return false
+	}
+	if c.sentAliases == nil {
+		c.sentAliases = map[router.Address]uint16{}
+	}
+	o.alias = uint16(len(c.sentAliases) + 1)
+	return true
+}
+
+// sendTracked sends a message with QoS 1 or 2 that is kept nowhere else; with mu held.
+func (c *conn) sendTracked(m *router.Message, s sendOptions, w *outbox.Batch) bool {
+	f := c.window.take(0)
+	f.qos = s.qos
+	end, sent := c.send(m, f.id, s, w)
+	if end == 0 { // no room, or too large for the client
+		delete(c.window.flight, f.id)
+		c.window.lastID = f.id - 1
+	}
+	return sent
+}
+
+// pump sends what waits, as far as the window and the outbox allow; with mu held. It returns the feeds that wait for the
+// window if it is open now: they are to be resumed without the lock.
+func (c *conn) pump(w *outbox.Batch) []*feed {
+	if c.closed {
+		return nil
+	}
+	q := &c.window.queue
+	for len(q.items) > 0 {
+		x := &q.items[0]
+		switch {
+		case x.message.ExpiresUnixMs > 0 && x.message.Expired(time.Now().UnixMilli()): // [MQTT-3.3.2-5]
+			c.server.opt.Router.Stats.Drop(router.DropExpired, 1)
+		case x.options.qos == 0:
+			if _, sent := c.send(x.message, 0, x.options, w); !sent {
+				return nil
+			}
+		case !c.window.open() || !c.sendTracked(x.message, x.options, w):
+			return nil
+		}
+		q.pop()
+	}
+	if len(c.waiting) == 0 || !c.window.open() {
+		return nil
+	}
+	waiting := c.waiting
+	c.waiting = nil
+	return waiting
+}
+
+// resume has feeds go on; without locks.
+func resume(feeds []*feed, w *outbox.Batch) {
+	for _, fd := range feeds {
+		fd.source.Resume(w)
+	}
+}
+
+// puback completes a delivery of QoS 1.
+func (c *conn) puback(a acknowledgement) error {
+	c.mu.Lock()
+	f := c.window.flight[a.id]
+	if f == nil { // acknowledged twice, or before the session was taken over
+		c.mu.Unlock()
+		return nil
+	}
+	if f.qos != 1 {
+		c.mu.Unlock()
+		return faulty(protocolError, "PUBACK came for packet identifier %d, which has QoS %d", a.id, f.qos)
+	}
+	delete(c.window.flight, a.id)
+	c.sessionChanged()
+	feeds := c.pump(&c.batch)
+	c.mu.Unlock()
+	c.settle(f.delivery, a.code, nil)
+	resume(feeds, &c.batch)
+	return nil
+}
+
+// settle tells the mailbox that the client took a message, or why not: MQTT 5 says that one which was refused is not to be
+// sent again either.
+func (c *conn) settle(d *router.Delivery, code reason, done router.Done) {
+	if d == nil {
+		return
+	}
+	var err error
+	if code >= unspecified {
+		err = d.Reject("the client refused it", &c.batch, done)
+	} else {
+		err = d.Ack(&c.batch, done)
+	}
+	if err != nil && done != nil { // the mailbox has it back: the session ended meanwhile
+		done(router.Stored{}, err, &c.batch)
+	}
+}
+
+// pubrec is the client's word that it has a message of QoS 2.
+func (c *conn) pubrec(a acknowledgement) error {
+	c.mu.Lock()
+	f := c.window.flight[a.id]
+	switch {
+	case f == nil:
+		code := idNotFound
+		if c.version != v5 {
+			code = success
+		}
+		c.answer(&c.batch, typePubrel, a.id, code)
+		c.mu.Unlock()
+		return nil
+	case f.qos != 2:
+		c.mu.Unlock()
+		return faulty(protocolError, "PUBREC came for packet identifier %d, which has QoS %d", a.id, f.qos)
+	case a.code >= unspecified: // [MQTT-4.3.3-4] ends here
+		delete(c.window.flight, a.id)
+		c.sessionChanged()
+		feeds := c.pump(&c.batch)
+		c.mu.Unlock()
+		c.settle(f.delivery, a.code, nil)
+		resume(feeds, &c.batch)
+		return nil
+	case f.saving:
+		c.mu.Unlock()
+		return faulty(protocolError, "PUBREC came for packet identifier %d before its PUBLISH was sent", a.id)
+	}
+	f.released = true
+	if f.seq != 0 {
+		c.durable.awaitReleased(f) // PUBREL follows when the session's record says so
+		c.mu.Unlock()
+		return nil
+	}
+	d := f.delivery
+	f.delivery, f.message = nil, nil // the message is the client's now; only its identifier is in use
+	c.answer(&c.batch, typePubrel, a.id, success)
+	c.mu.Unlock()
+	c.settle(d, success, nil)
+	return nil
+}
+
+// pubcomp ends a delivery of QoS 2.
+func (c *conn) pubcomp(a acknowledgement) error {
+	c.mu.Lock()
+	f := c.window.flight[a.id]
+	if f == nil || f.finished {
+		c.mu.Unlock()
+		return nil
+	}
+	if f.qos != 2 || !f.released {
+		c.mu.Unlock()
+		return faulty(protocolError, "PUBCOMP came for packet identifier %d, which was not released", a.id)
+	}
+	if f.seq != 0 {
+		c.mu.Unlock()
+		c.completeStored(f)
+		return nil
+	}
+	delete(c.window.flight, a.id)
+	feeds := c.pump(&c.batch)
+	c.mu.Unlock()
+	resume(feeds, &c.batch)
+	return nil
+}

@@ -1,0 +1,594 @@
+package router
+
+import (
+	"container/heap"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// sessionPrefix begins the names of the inboxes of durable sessions.
+const sessionPrefix = "mqtt:"
+
+// NeverExpires is the expiry of a session that is kept until it is ended.
+const NeverExpires = time.Duration(math.MaxInt64)
+
+// DurableSession outlives its client's connection: its subscriptions, what is stored in its inbox, its will, and a state
+// that only the front-end reads. One Session owns it at a time. It belongs to the user that began it.
+type DurableSession struct {
+	router *Router
+	key    clientKey
+
+	// The rest is under the lock of durables, but for box.
+	rec       sessionRecord
+	owner     *Session
+	free      chan struct{} // closed when the owner has left
+	will      *Will
+	principal *Principal // of the last owner; nil after a restart: it was authorised then
+	dueMs     int64      // when something is to be done while it is away
+
+	boxMu sync.Mutex
+	box   *Mailbox // nil before the first binding
+}
+
+// sessionRecord is the stored form.
+type sessionRecord struct {
+	Vhost       string `json:"vhost"`
+	Client      string `json:"client"`
+	User        string `json:"user,omitempty"`
+	Online      bool   `json:"online,omitempty"`
+	ExpiryMs    int64  `json:"expiry"`           // after the connection's end; math.MaxInt64: never
+	ExpiresAtMs int64  `json:"expiresAt"`        // while it is away
+	Will        []byte `json:"will,omitempty"`   // envelope
+	WillDelayMs int64  `json:"willDelay"`        // after the connection's end
+	WillForMs   int64  `json:"willFor"`          // the will's expiry
+	WillAtMs    int64  `json:"willAt,omitempty"` // while it is away
+	State       []byte `json:"state,omitempty"`
+}
+
+// durables are the durable sessions of this node. One goroutine does what is due for those that are away.
+type durables struct {
+	router *Router
+	values ValueStore
+	mu     sync.Mutex
+	all    map[clientKey]*DurableSession
+	due    dueHeap
+	wake   chan struct{}
+}
+
+func newDurables(r *Router) *durables {
+	return &durables{router: r, all: map[clientKey]*DurableSession{}, wake: make(chan struct{}, 1)}
+}
+
+func (d *durables) owns(id MailboxID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.all[clientKey{id.Vhost, strings.TrimPrefix(id.Name, sessionPrefix)}]
+	return ok && strings.HasPrefix(id.Name, sessionPrefix)
+}
+
+// load reads the sessions from the store; at start. A client that was connected when the gateway stopped counts as gone
+// since now.
+func (d *durables) load(ctx context.Context) error {
+	d.values, _ = d.router.store.(ValueStore)
+	if d.values == nil {
+		return nil
+	}
+	now := time.Now().UnixMilli()
+	err := d.values.Values(ctx, ValueSession, func(key string, value []byte) error {
+		x := &DurableSession{router: d.router}
+		if err := json.Unmarshal(value, &x.rec); err != nil {
+			return fmt.Errorf("session %q: %w", key, err)
+		}
+		x.key = clientKey{x.rec.Vhost, x.rec.Client}
+		if x.rec.Will != nil {
+			m, err := ParseEnvelope(x.rec.Will)
+			if err != nil {
+				return fmt.Errorf("will of session %q: %w", key, err)
+			}
+			x.will = &Will{Message: m, Delay: time.Duration(x.rec.WillDelayMs) * time.Millisecond, Expiry: time.Duration(x.rec.WillForMs) * time.Millisecond}
+		}
+		if x.rec.Online {
+			x.away(now, x.will != nil)
+		}
+		d.all[x.key] = x
+		d.schedule(x)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("load sessions: %w", err)
+	}
+	return d.adopt(ctx)
+}
+
+// adopt gives the sessions their inboxes, and removes bindings whose session a stop ended halfway.
+func (d *durables) adopt(ctx context.Context) error {
+	for _, b := range d.router.bindings {
+		if !b.Several {
+			continue
+		}
+		if x := d.all[clientKey{b.Box.Vhost, strings.TrimPrefix(b.Box.Name, sessionPrefix)}]; x != nil {
+			x.box = b.mailbox
+			continue
+		}
+		if err := d.router.dropRoute(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// away notes the end of the connection.
+func (x *DurableSession) away(nowMs int64, publishWill bool) {
+	x.rec.Online = false
+	x.rec.ExpiresAtMs = add(nowMs, x.rec.ExpiryMs)
+	x.rec.WillAtMs = 0
+	if publishWill && x.will != nil {
+		x.rec.WillAtMs = min(add(nowMs, x.rec.WillDelayMs), x.rec.ExpiresAtMs)
+	} else {
+		x.will, x.rec.Will = nil, nil
+	}
+}
+
+func add(a, b int64) int64 {
+	if b > math.MaxInt64-a {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// ClaimOptions say how a session begins.
+type ClaimOptions struct {
+	// Clean ends an earlier session of the client first [MQTT-3.1.2-4].
+	Clean bool
+	// Expiry is how long the session is kept after the connection's end; 0: not at all.
+	Expiry time.Duration
+	// Will is published when the client is gone; nil: nothing is.
+	Will *Will
+}
+
+// Claim makes s the owner of its client's durable session, and waits until an earlier owner has left. It returns nil if
+// there is none and o asks for none. Present tells whether the session existed. Only the user that began a session may
+// claim it.
+func (s *Session) Claim(ctx context.Context, o ClaimOptions) (x *DurableSession, present bool, err error) {
+	d := s.router.durables
+	if s.client.id == "" {
+		return nil, false, nil
+	}
+	for {
+		x, wait, err := d.take(s, o.Expiry > 0)
+		if err != nil || x == nil && wait == nil {
+			return nil, false, err
+		}
+		if wait == nil {
+			present, err := x.begin(ctx, o)
+			if err != nil {
+				x.abandon()
+				return nil, false, err
+			}
+			if o.Expiry == 0 && !present {
+				return nil, false, nil
+			}
+			return x, present, nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, false, &Error{Op: "connect", Class: Unavailable, Text: "the session is in use by another connection that did not end in time", Err: context.Cause(ctx)}
+		}
+	}
+}
+
+// take makes s the owner if nobody is, or returns what to wait for.
+func (d *durables) take(s *Session, create bool) (*DurableSession, <-chan struct{}, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	x := d.all[s.client]
+	if x == nil {
+		if !create {
+			return nil, nil, nil
+		}
+		x = &DurableSession{router: d.router, key: s.client, rec: sessionRecord{Vhost: s.client.vhost, Client: s.client.id, User: s.Principal.Name(), ExpiryMs: -1}}
+		d.all[s.client] = x
+	}
+	if x.rec.User != s.Principal.Name() {
+		return nil, nil, &Error{Op: "connect", Class: Conflict, Text: fmt.Sprintf("the session of client id %q belongs to another user", s.client.id)}
+	}
+	if x.free != nil {
+		return nil, x.free, nil
+	}
+	x.owner, x.free, x.dueMs, x.principal = s, make(chan struct{}), 0, s.Principal
+	return x, nil, nil
+}
+
+// begin resumes the session or makes a new one, and stores that.
+func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present bool, err error) {
+	fresh := x.rec.ExpiryMs < 0
+	if x.rec.WillAtMs != 0 && x.will != nil && (o.Clean || x.rec.WillAtMs <= time.Now().UnixMilli()) {
+		x.publishWill(ctx) // it was due, or is since the session ends now [MQTT-3.1.3-9]
+	}
+	if o.Clean && !fresh {
+		if err := x.empty(ctx); err != nil {
+			return false, err
+		}
+		x.rec.State = nil
+	}
+	if o.Expiry == 0 && (o.Clean || fresh) {
+		return false, x.forget(ctx)
+	}
+	x.rec.ExpiryMs, x.rec.Online, x.rec.WillAtMs = expiryMs(o.Expiry), true, 0
+	x.will, x.rec.Will = nil, nil
+	if o.Will != nil {
+		x.will, x.rec.WillDelayMs, x.rec.WillForMs = o.Will, o.Will.Delay.Milliseconds(), o.Will.Expiry.Milliseconds()
+		x.rec.Will = x.will.Message.AppendEnvelope(nil)
+	}
+	return !o.Clean && !fresh, x.saveAndWait(ctx)
+}
+
+func expiryMs(d time.Duration) int64 {
+	if d == NeverExpires {
+		return math.MaxInt64
+	}
+	return d.Milliseconds()
+}
+
+// abandon gives the session up after a failed begin.
+func (x *DurableSession) abandon() {
+	d := x.router.durables
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if x.rec.ExpiryMs < 0 {
+		delete(d.all, x.key)
+	}
+	x.release()
+}
+
+// release lets another claim it; with the lock held.
+func (x *DurableSession) release() {
+	if x.free != nil {
+		close(x.free)
+	}
+	x.owner, x.free = nil, nil
+}
+
+// State returns what Save stored last, nil for a new session.
+func (x *DurableSession) State() []byte { return x.rec.State }
+
+// Save stores the front-end's state; the owner's saves are stored in the order of the calls.
+func (x *DurableSession) Save(state []byte, done Done) {
+	d := x.router.durables
+	d.mu.Lock()
+	x.rec.State = state
+	value := x.encode()
+	d.mu.Unlock()
+	x.put(value, done)
+}
+
+func (x *DurableSession) encode() []byte {
+	v, err := json.Marshal(x.rec)
+	if err != nil {
+		panic(err) // strings, numbers and bytes always encode
+	}
+	return v
+}
+
+func (x *DurableSession) put(value []byte, done Done) {
+	if v := x.router.durables.values; v != nil {
+		v.PutValue(ValueSession, x.key.vhost+"\x00"+x.key.id, value, done)
+		return
+	}
+	answer(done, Stored{}, nil)
+}
+
+func (x *DurableSession) saveAndWait(ctx context.Context) error { return x.putAndWait(ctx, x.encode()) }
+
+func (x *DurableSession) putAndWait(ctx context.Context, value []byte) error {
+	stored := make(chan error, 1)
+	x.put(value, func(_ Stored, err error, _ *outbox.Batch) { stored <- err })
+	select {
+	case err := <-stored:
+		if err != nil {
+			return storeError("session", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return &Error{Op: "session", Class: Unavailable, Text: "the store did not confirm the session", Err: context.Cause(ctx)}
+	}
+}
+
+// LeaveOptions say how a connection ended.
+type LeaveOptions struct {
+	// Expiry is how long the session is kept from now; 0 ends it.
+	Expiry time.Duration
+	// Will is whether the will is to be published; otherwise it is forgotten.
+	Will bool
+	// State replaces what Save stored.
+	State []byte
+}
+
+// Leave gives the session up; its Session must be closed before. It waits for the store.
+func (x *DurableSession) Leave(ctx context.Context, o LeaveOptions) error {
+	d := x.router.durables
+	if o.Will && x.will != nil && (o.Expiry == 0 || x.rec.WillDelayMs == 0) {
+		x.publishWill(ctx)
+	}
+	if o.Expiry == 0 {
+		return x.end(ctx)
+	}
+	d.mu.Lock()
+	x.rec.State = o.State
+	x.rec.ExpiryMs = expiryMs(o.Expiry)
+	x.away(time.Now().UnixMilli(), o.Will)
+	value := x.encode()
+	d.mu.Unlock()
+	err := x.putAndWait(ctx, value)
+	d.mu.Lock()
+	d.schedule(x)
+	x.release()
+	d.mu.Unlock()
+	return err
+}
+
+// publishWill publishes the will, once.
+func (x *DurableSession) publishWill(ctx context.Context) {
+	m := x.will.due()
+	x.will, x.rec.Will, x.rec.WillAtMs = nil, nil, 0
+	if x.principal != nil && x.router.auth.Authorize(x.principal, ActionWrite, m.To) != nil {
+		x.router.Stats.Refused.Add(1)
+		return
+	}
+	if err := x.router.publishFor(ctx, x.principal, x.key.vhost, m); err != nil {
+		x.router.log.Warn("a will could not be published", "client_id", x.key.id, "topic", m.To.String(), "error", err)
+	}
+}
+
+// end removes the session with all it holds.
+func (x *DurableSession) end(ctx context.Context) error {
+	if err := x.empty(ctx); err != nil {
+		d := x.router.durables
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		x.rec.Online, x.rec.ExpiresAtMs, x.rec.ExpiryMs = false, time.Now().UnixMilli()+retryMs, 0 // it is tried again
+		d.schedule(x)
+		x.release()
+		return err
+	}
+	return x.forget(ctx)
+}
+
+// forget removes the record of a session that holds nothing more.
+func (x *DurableSession) forget(ctx context.Context) error {
+	var err error
+	if x.rec.ExpiryMs >= 0 { // else it was never stored
+		err = x.putAndWait(ctx, nil)
+	}
+	d := x.router.durables
+	d.mu.Lock()
+	delete(d.all, x.key)
+	x.release()
+	d.mu.Unlock()
+	return err
+}
+
+// empty removes the session's bindings and its inbox.
+func (x *DurableSession) empty(ctx context.Context) error {
+	r := x.router
+	r.bindMu.Lock()
+	defer r.bindMu.Unlock()
+	for _, b := range x.bindings() {
+		if err := r.dropRoute(ctx, b); err != nil {
+			return err
+		}
+	}
+	x.boxMu.Lock()
+	defer x.boxMu.Unlock()
+	if x.box == nil {
+		return nil
+	}
+	if err := x.box.vacate("unsubscribe"); err != nil {
+		return err
+	}
+	if err := r.remove(ctx, x.box); err != nil {
+		return err
+	}
+	x.box = nil
+	return nil
+}
+
+func (x *DurableSession) boxID() MailboxID {
+	return MailboxID{KindInbox, x.key.vhost, sessionPrefix + x.key.id}
+}
+
+// bindings lists the session's bindings; with bindMu held.
+func (x *DurableSession) bindings() []*Binding {
+	if x.box == nil {
+		return nil
+	}
+	var out []*Binding
+	for _, b := range x.router.bindings {
+		if b.mailbox == x.box {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// Bind has the messages of a topic filter stored in the session's inbox from now on: one copy of each, however many of the
+// session's filters match.
+func (x *DurableSession) Bind(ctx context.Context, f Filter, noLocal bool) error {
+	s, r := x.owner, x.router
+	if err := r.auth.AuthorizeFilter(s.Principal, ActionRead, f); err != nil {
+		return err
+	}
+	b := &Binding{Filter: f, Box: x.boxID(), User: s.Principal.Name(), NoLocal: noLocal, Several: true, Since: time.Now()}
+	r.bindMu.Lock()
+	defer r.bindMu.Unlock()
+	old := r.bindings[b.key()]
+	if old != nil && old.NoLocal == noLocal {
+		return nil
+	}
+	if err := r.addBinding(ctx, b); err != nil {
+		return err
+	}
+	if old != nil {
+		r.binds.remove(old.Filter, old)
+	}
+	x.boxMu.Lock()
+	x.box = b.mailbox
+	x.boxMu.Unlock()
+	return nil
+}
+
+// Unbind ends that. What is stored stays.
+func (x *DurableSession) Unbind(ctx context.Context, f Filter) error {
+	r := x.router
+	r.bindMu.Lock()
+	defer r.bindMu.Unlock()
+	b := r.bindings[(&Binding{Filter: f, Box: x.boxID(), Several: true}).key()]
+	if b == nil {
+		return nil
+	}
+	return r.dropRoute(ctx, b)
+}
+
+// Receive opens the session's inbox to its owner, as a subscription to be started. It returns nil while there is no inbox,
+// which is before the first Bind.
+func (x *DurableSession) Receive(receiver Receiver, credit int) (*Subscription, error) {
+	x.boxMu.Lock()
+	box := x.box
+	x.boxMu.Unlock()
+	if box == nil {
+		return nil, nil
+	}
+	s := x.owner
+	sub := &Subscription{session: s, receiver: receiver, box: box, credit: max(credit, 1)}
+	if err := box.attach(sub); err != nil {
+		return nil, err
+	}
+	if !s.remember(sub) {
+		box.detach(sub, nil)
+		return nil, &Error{Op: "subscribe", Class: Conflict, Text: "the connection is closing"}
+	}
+	return sub, nil
+}
+
+// schedule has the session looked at when its will or its end is due; with the lock held.
+func (d *durables) schedule(x *DurableSession) {
+	x.dueMs = x.rec.ExpiresAtMs
+	if x.rec.WillAtMs != 0 {
+		x.dueMs = min(x.dueMs, x.rec.WillAtMs)
+	}
+	if x.dueMs == math.MaxInt64 {
+		return
+	}
+	heap.Push(&d.due, dueAt{x.dueMs, x})
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run does what is due until ctx ends.
+func (d *durables) run(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		timer.Reset(d.next(ctx))
+		select {
+		case <-timer.C:
+		case <-d.wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// next does what is due and returns how long to sleep.
+func (d *durables) next(ctx context.Context) time.Duration {
+	for ctx.Err() == nil {
+		now := time.Now().UnixMilli()
+		d.mu.Lock()
+		if len(d.due) == 0 {
+			d.mu.Unlock()
+			return time.Hour
+		}
+		if at := d.due[0].ms; at > now {
+			d.mu.Unlock()
+			return min(time.Duration(at-now)*time.Millisecond, time.Hour)
+		}
+		x := heap.Pop(&d.due).(dueAt)
+		if x.session.free != nil || x.session.dueMs != x.ms { // it is back, or due at another time
+			d.mu.Unlock()
+			continue
+		}
+		x.session.free = make(chan struct{}) // whoever comes now waits
+		d.mu.Unlock()
+		d.tend(ctx, x.session, now)
+	}
+	return time.Hour
+}
+
+// tend publishes a will that is due and ends a session that has expired.
+func (d *durables) tend(ctx context.Context, x *DurableSession, nowMs int64) {
+	if x.rec.WillAtMs != 0 && x.rec.WillAtMs <= nowMs && x.will != nil {
+		x.publishWill(ctx)
+		if x.rec.ExpiresAtMs > nowMs {
+			if err := x.saveAndWait(ctx); err != nil && ctx.Err() == nil {
+				d.router.log.Warn("a session could not be stored", "client_id", x.key.id, "error", err)
+			}
+		}
+	}
+	if x.rec.ExpiresAtMs <= nowMs {
+		d.router.Stats.SessionsExpired.Add(1)
+		if err := x.end(ctx); err != nil && ctx.Err() == nil {
+			d.router.log.Warn("an expired session could not be removed, will retry", "client_id", x.key.id, "error", err)
+		}
+		return
+	}
+	d.mu.Lock()
+	d.schedule(x)
+	x.release()
+	d.mu.Unlock()
+}
+
+// DurableSessions returns how many durable sessions there are, and how many of them have a connection.
+func (r *Router) DurableSessions() (all, online int) {
+	r.durables.mu.Lock()
+	defer r.durables.mu.Unlock()
+	for _, x := range r.durables.all {
+		if x.owner != nil {
+			online++
+		}
+	}
+	return len(r.durables.all), online
+}
+
+// dueHeap is ordered by time; entries that no longer hold are skipped.
+type dueHeap []dueAt
+
+type dueAt struct {
+	ms      int64
+	session *DurableSession
+}
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].ms < h[j].ms }
+func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push is for container/heap.
+func (h *dueHeap) Push(x any) { *h = append(*h, x.(dueAt)) }
+
+// Pop is for container/heap.
+func (h *dueHeap) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	old[len(old)-1] = dueAt{}
+	*h = old[:len(old)-1]
+	return x
+}

@@ -1,0 +1,587 @@
+package router
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// A history keeps the last messages of one topic, whoever is subscribed: Follow
+// reads it from any point and then goes on with what is published, without a gap
+// and without a duplicate. Each message has a sequence that only grows within the
+// history's epoch, so that a follower that lost its connection continues behind
+// the last one it saw, also after a restart of the node.
+//
+// Publishing to a topic with history is confirmed once the history has stored the
+// message. Followers get it then; other subscribers get it at once, as always.
+// A history belongs to the node that its messages are published on.
+
+const (
+	// maxHistories bounds how many topics keep a history.
+	maxHistories = 10_000
+	// maxHistoryMessages bounds what one topic keeps, whatever the options say: its
+	// index is in memory, 32 bytes a message.
+	maxHistoryMessages = 100_000
+	// historyCacheBytes and historiesCacheBytes bound the messages that are kept in
+	// memory, for one topic and all together; older ones are read from the store.
+	historyCacheBytes   = 256 << 10
+	historiesCacheBytes = 64 << 20
+	// followBatch is how many messages are read from the store at once.
+	followBatch = 256
+)
+
+// DropHistoryOverrun counts messages that left a history before a slow follower took them.
+const DropHistoryOverrun = "history_overrun"
+
+// HistoryReceiver is a front-end's end of a Following. Its methods are called
+// one at a time, from any goroutine, must not block, and must not call back into
+// the router.
+type HistoryReceiver interface {
+	// Kept takes the next message. False means that the buffer is full: it comes
+	// again after Resume.
+	Kept(m *Message, seq uint64, w *outbox.Batch) bool
+	// Missed reports that messages before seq left the history before the receiver
+	// could take them. A receiver that is full may ignore it.
+	Missed(before uint64, w *outbox.Batch)
+}
+
+// HistoryStart says from where a Following begins; the zero value is "from now".
+type HistoryStart struct {
+	// Last begins with the newest so many messages.
+	Last int
+	// Since, if not zero, begins with the first message stored at or after it.
+	Since time.Time
+	// AfterSeq, if Epoch is not zero, begins behind that sequence of that epoch.
+	AfterSeq, Epoch uint64
+}
+
+// HistoryPosition is where a Following began.
+type HistoryPosition struct {
+	Epoch uint64 // of the history; sequences of another epoch mean nothing
+	First uint64 // lowest kept sequence, 0 if nothing is kept
+	Last  uint64 // highest sequence used, which the next one exceeds
+	// Complete reports that nothing is missing behind AfterSeq. It may be false though
+	// nothing is, after a restart; never the other way.
+	Complete bool
+}
+
+// keptMessage is an entry of a history's index.
+type keptMessage struct {
+	seq    uint64
+	timeMs int64
+	m      *Message // nil: it is in the store only
+}
+
+type history struct {
+	router  *Router
+	address Address
+	log     Log
+	keep    int
+	age     time.Duration
+	epoch   uint64
+
+	mu        sync.Mutex
+	index     []keptMessage // ascending
+	cached    int           // entries of index from this one on have m
+	bytes     int           // of those
+	last      uint64
+	followers []*Following
+	gone      uint64 // highest sequence that may have been forgotten
+	trimmed   uint64
+	trimming  bool
+}
+
+// histories are those of a router.
+type histories struct {
+	router  *Router
+	changed atomic.Uint64 // followers came or went
+	bytes   atomic.Int64  // cached by all
+
+	mu      sync.Mutex
+	open    map[Address]*openHistory
+	records map[MailboxID][]byte // of those that the start found and nobody has opened
+}
+
+type openHistory struct {
+	ready chan struct{}
+	h     *history
+	err   error
+}
+
+func newHistories(r *Router) *histories {
+	return &histories{router: r, open: map[Address]*openHistory{}, records: map[MailboxID][]byte{}}
+}
+
+// of returns the history of a topic, nil if it keeps none.
+func (hs *histories) of(ctx context.Context, a Address) (*history, error) {
+	if hs.router.opt.History == nil || a.kind != KindTopic || a.Reserved() {
+		return nil, nil
+	}
+	keep, age := hs.router.opt.History(a)
+	if keep <= 0 {
+		return nil, nil
+	}
+	hs.mu.Lock()
+	o := hs.open[a]
+	if o != nil {
+		hs.mu.Unlock()
+		select {
+		case <-o.ready:
+			return o.h, o.err
+		case <-ctx.Done():
+			return nil, &Error{Op: "open", Class: Unavailable, Text: "the topic's history did not open in time", Err: context.Cause(ctx)}
+		}
+	}
+	if len(hs.open) >= maxHistories {
+		hs.mu.Unlock()
+		return nil, &Error{Op: "open", Class: Full, Text: fmt.Sprintf("%d topics keep a history already, which is the limit", maxHistories)}
+	}
+	o = &openHistory{ready: make(chan struct{})}
+	hs.open[a] = o
+	id := historyID(a)
+	rec := hs.records[id]
+	hs.mu.Unlock()
+	o.h, o.err = hs.make(ctx, a, rec, min(keep, maxHistoryMessages), age)
+	hs.mu.Lock()
+	if o.err != nil {
+		delete(hs.open, a)
+	} else {
+		delete(hs.records, id)
+	}
+	hs.mu.Unlock()
+	close(o.ready)
+	return o.h, o.err
+}
+
+func historyID(a Address) MailboxID { return MailboxID{KindHistory, a.vhost, a.name} }
+
+// found notes a history that exists in the store.
+func (hs *histories) found(s StoredMailbox) { hs.records[s.ID] = s.Record }
+
+const historyRecordVersion = 1
+
+// make opens the log and reads the index.
+func (hs *histories) make(ctx context.Context, a Address, rec []byte, keep int, age time.Duration) (*history, error) {
+	log, err := hs.router.store.OpenLog(ctx, historyID(a))
+	if err != nil {
+		return nil, storeError("open", err)
+	}
+	h := &history{router: hs.router, address: a, log: log, keep: keep, age: age}
+	if err := h.restoreEpoch(ctx, rec); err != nil {
+		return nil, storeError("open", err)
+	}
+	if err := h.restore(ctx); err != nil {
+		return nil, storeError("open", err)
+	}
+	return h, nil
+}
+
+// restoreEpoch reads the epoch of the record, or stores a new one.
+func (h *history) restoreEpoch(ctx context.Context, rec []byte) error {
+	if len(rec) == 9 && rec[0] == historyRecordVersion {
+		h.epoch = binary.LittleEndian.Uint64(rec[1:])
+		return nil
+	}
+	if len(rec) != 0 {
+		return fmt.Errorf("history of %s: %w", h.address, ErrEnvelope)
+	}
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return fmt.Errorf("make an epoch: %w", err)
+	}
+	// JavaScript reads it as a number: 53 bits are exact. Never 0, which means none.
+	h.epoch = binary.LittleEndian.Uint64(b[:])>>11 | 1
+	saved := make(chan error, 1)
+	out := binary.LittleEndian.AppendUint64([]byte{historyRecordVersion}, h.epoch)
+	h.log.SaveRecord(out, func(_ Stored, err error, _ *outbox.Batch) { saved <- err })
+	select {
+	case err := <-saved:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (h *history) restore(ctx context.Context) error {
+	b, err := h.log.Bounds(ctx, 0)
+	if err != nil {
+		return err
+	}
+	h.last = b.Last
+	for from := uint64(1); ; {
+		entries, err := h.log.Read(ctx, from, followBatch, windowBytes)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			break
+		}
+		for _, e := range entries {
+			from = e.Seq + 1
+			h.last = max(h.last, e.Seq)
+			m, err := ParseEnvelope(e.Envelope)
+			if err != nil {
+				h.router.Stats.Damaged.Add(1)
+				continue
+			}
+			h.index = append(h.index, keptMessage{seq: e.Seq, timeMs: m.TimestampMs})
+		}
+		h.prune(time.Now().UnixMilli())
+	}
+	switch {
+	case len(h.index) > 0 && (h.age > 0 || len(h.index) >= h.keep):
+		// Where a shared log's sequences have gaps, too much counts as forgotten.
+		h.gone = max(h.gone, h.index[0].seq-1)
+	case len(h.index) == 0 && h.age > 0:
+		h.gone = h.last
+	}
+	h.cached = len(h.index)
+	return nil
+}
+
+// append stores m; done hears when it is stored.
+func (h *history) append(m *Message, envelope []byte, done Done) {
+	if envelope == nil {
+		envelope = m.AppendEnvelope(nil)
+	}
+	h.log.Append(envelope, m.DedupID, func(s Stored, err error, w *outbox.Batch) {
+		if err == nil && !s.Duplicate {
+			h.stored(m, s.Seq, w)
+		}
+		done(s, err, w)
+	})
+}
+
+// stored enters a message that the log confirmed, and hands it to the followers.
+// The log answers in order.
+func (h *history) stored(m *Message, seq uint64, w *outbox.Batch) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = max(h.last, seq)
+	h.index = append(h.index, keptMessage{seq: seq, timeMs: m.TimestampMs, m: m})
+	h.bytes += m.Size()
+	h.router.histories.bytes.Add(int64(m.Size()))
+	h.uncache()
+	for _, f := range h.followers {
+		h.pump(f, w)
+	}
+	h.prune(time.Now().UnixMilli())
+}
+
+// uncache leaves the oldest cached messages to the store while the limits are exceeded.
+func (h *history) uncache() {
+	total := &h.router.histories.bytes
+	for h.cached < len(h.index)-1 && (h.bytes > historyCacheBytes || total.Load() > historiesCacheBytes) {
+		h.dropCached(h.cached)
+		h.cached++
+	}
+}
+
+func (h *history) dropCached(i int) {
+	if m := h.index[i].m; m != nil {
+		h.bytes -= m.Size()
+		h.router.histories.bytes.Add(-int64(m.Size()))
+		h.index[i].m = nil
+	}
+}
+
+// prune forgets what is beyond the retention, and has the store forget it.
+func (h *history) prune(nowMs int64) {
+	n := max(len(h.index)-h.keep, 0)
+	if h.age > 0 {
+		for n < len(h.index) && h.index[n].timeMs < nowMs-h.age.Milliseconds() {
+			n++
+		}
+	}
+	if n == 0 {
+		return
+	}
+	for i := range n {
+		h.dropCached(i)
+	}
+	upto := h.index[n-1].seq
+	h.gone = max(h.gone, upto)
+	h.index = h.index[n:]
+	if cap(h.index) > 2*len(h.index)+64 {
+		h.index = slices.Clone(h.index)
+	}
+	h.cached = max(h.cached-n, 0)
+	h.trim(upto)
+}
+
+// trim has the store forget everything up to a sequence; what comes meanwhile
+// waits for the next trim.
+func (h *history) trim(upto uint64) {
+	if h.trimming || upto < h.trimmed+uint64(max(h.keep/8, 1)) {
+		return
+	}
+	h.trimming = h.router.goFunc(func(ctx context.Context) {
+		err := h.log.Trim(ctx, upto)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.trimming = false
+		if err == nil {
+			h.trimmed = upto
+		}
+	})
+}
+
+// Following is a session's reading of a topic's history and of what follows.
+type Following struct {
+	session  *Session
+	receiver HistoryReceiver
+	h        *history
+
+	// Under the history's lock.
+	next    uint64 // sequence from which on it has not been given anything
+	started bool
+	paused  bool // the receiver was full
+	reading bool // a goroutine reads from the store for it
+	closed  bool
+}
+
+// Follow begins to read a topic's history; Start begins the deliveries. A topic
+// without history is an Error of class NotFound.
+func (s *Session) Follow(ctx context.Context, topic Address, from HistoryStart, rc HistoryReceiver) (*Following, HistoryPosition, error) {
+	if err := s.router.auth.Authorize(s.Principal, ActionRead, topic); err != nil {
+		return nil, HistoryPosition{}, err
+	}
+	h, err := s.router.histories.of(ctx, topic)
+	if err != nil {
+		return nil, HistoryPosition{}, err
+	}
+	if h == nil {
+		return nil, HistoryPosition{}, &Error{Op: "subscribe", Class: NotFound, Text: topic.String() + " keeps no history: the operator names the topics that do; subscribe without history"}
+	}
+	f := &Following{session: s, receiver: rc, h: h}
+	h.mu.Lock()
+	h.prune(time.Now().UnixMilli())
+	p := h.begin(f, from)
+	h.followers = append(h.followers[:len(h.followers):len(h.followers)], f)
+	h.mu.Unlock()
+	if !s.rememberFollowing(f) {
+		h.leave(f)
+		return nil, HistoryPosition{}, &Error{Op: "subscribe", Class: Conflict, Text: "the connection is closing"}
+	}
+	s.router.histories.changed.Add(1)
+	return f, p, nil
+}
+
+// begin sets where f starts; with the lock held.
+func (h *history) begin(f *Following, from HistoryStart) HistoryPosition {
+	p := HistoryPosition{Epoch: h.epoch, Last: h.last, Complete: true}
+	f.next = h.last + 1
+	if from.Epoch != 0 {
+		known := from.Epoch == h.epoch && from.AfterSeq <= h.last
+		p.Complete = known && from.AfterSeq >= h.gone
+		f.next = h.gone + 1
+		if known {
+			f.next = max(f.next, from.AfterSeq+1)
+		}
+	}
+	if len(h.index) == 0 {
+		return p
+	}
+	p.First = h.index[0].seq
+	switch {
+	case from.Epoch != 0:
+	case !from.Since.IsZero():
+		i, _ := slices.BinarySearchFunc(h.index, from.Since.UnixMilli(), func(k keptMessage, ms int64) int {
+			if k.timeMs < ms {
+				return -1
+			}
+			return 1
+		})
+		if i < len(h.index) {
+			f.next = h.index[i].seq
+		}
+	case from.Last > 0:
+		f.next = h.index[max(len(h.index)-from.Last, 0)].seq
+	}
+	return p
+}
+
+// Start lets deliveries begin.
+func (f *Following) Start(w *outbox.Batch) { f.resume(w, true) }
+
+// Resume lets deliveries go on after the receiver had no room.
+func (f *Following) Resume(w *outbox.Batch) { f.resume(w, false) }
+
+func (f *Following) resume(w *outbox.Batch, start bool) {
+	f.h.mu.Lock()
+	defer f.h.mu.Unlock()
+	f.started = f.started || start
+	f.paused = false
+	f.h.pump(f, w)
+}
+
+// Close ends it.
+func (f *Following) Close() {
+	if f.session.forgetFollowing(f) {
+		f.h.leave(f)
+	}
+}
+
+func (h *history) leave(f *Following) {
+	h.mu.Lock()
+	f.closed = true
+	h.followers, _ = without(h.followers, f)
+	h.mu.Unlock()
+	h.router.histories.changed.Add(1)
+}
+
+// pump gives f what it has not got, from memory; what is in the store only is
+// read by a goroutine. With the lock held.
+func (h *history) pump(f *Following, w *outbox.Batch) {
+	if !f.started || f.paused || f.closed || f.reading {
+		return
+	}
+	h.overrun(f, w)
+	for i := h.position(f.next); i < len(h.index); i++ {
+		k := &h.index[i]
+		if k.m == nil {
+			f.reading = h.router.goFunc(func(ctx context.Context) { h.readFor(ctx, f) })
+			return
+		}
+		if !h.offer(f, k.m, k.seq, w) {
+			return
+		}
+	}
+}
+
+// position returns the index of the first entry from a sequence on.
+func (h *history) position(seq uint64) int {
+	i, _ := slices.BinarySearchFunc(h.index, seq, func(k keptMessage, s uint64) int {
+		switch {
+		case k.seq < s:
+			return -1
+		case k.seq > s:
+			return 1
+		}
+		return 0
+	})
+	return i
+}
+
+// offer gives f one message; false means that it has no room.
+func (h *history) offer(f *Following, m *Message, seq uint64, w *outbox.Batch) bool {
+	if !m.Expired(time.Now().UnixMilli()) {
+		if !f.receiver.Kept(m, seq, w) {
+			f.paused = true
+			return false
+		}
+		h.router.Stats.Delivered.Add(1)
+	}
+	f.next = seq + 1
+	return true
+}
+
+// readFor gives f what is in the store only, then has it go on from memory.
+func (h *history) readFor(ctx context.Context, f *Following) {
+	var w outbox.Batch
+	defer w.Flush()
+	for {
+		h.mu.Lock()
+		from := f.next
+		h.mu.Unlock()
+		entries, err := h.log.Read(ctx, from, followBatch, windowBytes/4)
+		if err != nil {
+			h.readFailed(ctx, f, err)
+			return
+		}
+		if h.handOut(f, entries, &w) {
+			return
+		}
+		w.Flush()
+	}
+}
+
+// handOut gives f what was read. It reports whether reading is over.
+func (h *history) handOut(f *Following, entries []Entry, w *outbox.Batch) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.overrun(f, w)
+	for _, e := range entries {
+		i := h.position(e.Seq)
+		if e.Seq < f.next || i == len(h.index) || h.index[i].seq != e.Seq {
+			continue // pruned, damaged, or not confirmed yet: then stored gives it
+		}
+		m := h.index[i].m
+		if m == nil {
+			var err error
+			if m, err = ParseEnvelope(e.Envelope); err != nil {
+				f.next = e.Seq + 1 // counted when the index was read
+				continue
+			}
+		}
+		if f.closed || !h.offer(f, m, e.Seq, w) {
+			f.reading = false
+			return true
+		}
+	}
+	i := h.position(f.next)
+	if len(entries) > 0 && i < len(h.index) && h.index[i].m == nil {
+		return f.closed
+	}
+	if len(entries) == 0 && i < len(h.index) && h.index[i].m == nil {
+		f.next = h.index[i].seq + 1 // the store does not have it any more
+		f.receiver.Missed(f.next, w)
+	}
+	f.reading = false
+	h.pump(f, w)
+	return true
+}
+
+// overrun moves f to the oldest kept message if what it had next is gone.
+func (h *history) overrun(f *Following, w *outbox.Batch) {
+	if h.gone >= f.next {
+		f.next = h.gone + 1
+		h.router.Stats.Drop(DropHistoryOverrun, 1)
+		f.receiver.Missed(f.next, w)
+	}
+}
+
+func (h *history) readFailed(ctx context.Context, f *Following, err error) {
+	if ctx.Err() == nil && !errors.Is(err, context.Canceled) {
+		h.router.log.Warn("cannot read a topic's history, will retry", "topic", h.address.String(), "error", err)
+		select {
+		case <-time.After(retryMs * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f.reading = false
+	if ctx.Err() == nil && !f.closed {
+		h.pump(f, nil)
+	}
+}
+
+func (s *Session) rememberFollowing(f *Following) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	if s.follows == nil {
+		s.follows = map[*Following]struct{}{}
+	}
+	s.follows[f] = struct{}{}
+	return true
+}
+
+func (s *Session) forgetFollowing(f *Following) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.follows[f]
+	delete(s.follows, f)
+	return ok
+}

@@ -1,0 +1,70 @@
+package jetstream
+
+import (
+	"time"
+
+	"github.com/mqgate/mqgate/router"
+)
+
+// overhead is what the server may take above Options.MaxBytes: mailboxes' records
+// must still be written when messages are refused, or nothing could be settled
+// and trimmed any more. It is more than arrives between two looks.
+const overhead = 512 << 20
+
+// watchSpace refuses appends while the store is at its limit or the disk has
+// less free than the reserve. The server itself does not recover from a full
+// disk, and would refuse records too at its own limit.
+func (s *Store) watchSpace() {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s.checkSpace()
+		select {
+		case <-tick.C:
+		case <-s.pub.stop:
+			return
+		}
+	}
+}
+
+func (s *Store) checkSpace() {
+	used, _ := s.Usage()
+	full := s.opt.MaxBytes > 0 && int64(used) >= s.opt.MaxBytes
+	if s.full.Swap(full) != full {
+		s.spaceChanged(full, "the store is at its limit", "used_bytes", used, "max_bytes", s.opt.MaxBytes)
+	}
+	free, err := FreeBytes(s.opt.Dir)
+	if err != nil {
+		s.opt.Log.Warn("cannot tell the disk's free space", "error", err)
+		return
+	}
+	low := free < s.opt.MinFreeBytes
+	if s.diskLow.Swap(low) != low {
+		s.spaceChanged(low, "the disk is nearly full", "free_bytes", free, "reserve_bytes", s.opt.MinFreeBytes)
+	}
+}
+
+func (s *Store) spaceChanged(bad bool, what string, args ...any) {
+	if bad {
+		s.opt.Log.Error(what+": refusing messages that must be stored", args...)
+	} else {
+		s.opt.Log.Info("there is room again", args...)
+	}
+}
+
+// room returns why appends are refused now, or nil.
+func (s *Store) room() error {
+	text := ""
+	switch {
+	case s.full.Load():
+		text = "the store is full (storage.max_bytes): consume or purge, then try again"
+	case s.diskLow.Load():
+		text = "the disk is nearly full (storage.min_free_bytes): consume, purge or free space, then try again"
+	default:
+		return nil
+	}
+	return &router.Error{Op: "store", Class: router.Full, RetryAfter: 5 * time.Second, Text: text}
+}
+
+// DiskLow reports whether appends are refused for lack of disk space.
+func (s *Store) DiskLow() bool { return s.diskLow.Load() || s.full.Load() }

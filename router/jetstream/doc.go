@@ -1,0 +1,35 @@
+// Package jetstream is the backbone: it keeps a router's mailboxes, bindings and
+// transactions in NATS JetStream, embedded in the process.
+//
+// It guarantees that an append is answered only after JetStream has stored it
+// and, with Options.SyncAlways, after it is on the disk; that appends to one log
+// are stored and answered in the order of the calls; and that a data directory
+// is used by one process at a time.
+//
+// It is the only package that knows NATS. It never interprets a message: an
+// envelope is bytes here.
+//
+// # Mapping
+//
+//	a queue             stream Q_<hash>, subject q.<hash>, limits retention
+//	inboxes             streams I_0 to I_3, subject i.<shard>.<hash>
+//	mailbox records     stream MQGATE_RECORDS, subject r.<hash>, last value each
+//	bindings            stream MQGATE_BINDINGS, subject b.<hash>, last value each
+//	transactions        stream MQGATE_TRANSACTIONS, subject t
+//
+// A mailbox's name is hashed into its subject and stream name; the real name is
+// in the record and, for queues, in the stream's metadata. There are no
+// JetStream consumers: the router's ledger knows what is settled, and the log is
+// read by batched direct gets only when a backlog is larger than what a mailbox
+// keeps in memory.
+//
+// # Syncing
+//
+// JetStream writes each message through to the operating system before it
+// acknowledges, so an answered append survives the death of the process. Its own
+// "sync always" mode adds one fsync for each message, one after the other.
+// Instead, the syncer of a stream syncs the stream's block files itself, once
+// for all the appends that JetStream acknowledged since the last sync, and only
+// then are they answered: group commit without batching delays. This relies on
+// where the pinned server version keeps its files; Open verifies it.
+package jetstream

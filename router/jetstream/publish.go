@@ -1,0 +1,273 @@
+package jetstream
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+const (
+	// publisherSlots bounds the publishes that JetStream has not answered.
+	publisherSlots = 1 << 15
+	// answerTimeout is when a publish without an answer is given up. Its slot is
+	// not used again before a late answer came: it could be taken for another's.
+	answerTimeout = 30 * time.Second
+	// lookEvery is how often the publisher looks whether answers come, nudgeAfter
+	// how many looks without any make it nudge the connection.
+	lookEvery  = 100 * time.Millisecond
+	nudgeAfter = 2
+)
+
+// publisher sends to streams without waiting and matches JetStream's answers to
+// the publishes. Each has a slot; the slot's number is in the reply subject.
+type publisher struct {
+	conn    *nats.Conn
+	sub     *nats.Subscription
+	prefix  string
+	answers chan *nats.Msg
+	stop    chan struct{}
+	group   *sync.WaitGroup
+	nudging atomic.Bool
+	nudges  atomic.Uint64
+
+	mu      sync.Mutex
+	slots   []slot
+	free    []int32
+	waiting int // publishes that wait for their answer
+}
+
+type slot struct {
+	reply  string
+	done   func(router.Stored, error, *outbox.Batch)
+	sentMs int64
+	lost   bool // given up
+}
+
+func newPublisher(conn *nats.Conn, group *sync.WaitGroup) (*publisher, error) {
+	p := &publisher{conn: conn, prefix: nats.NewInbox() + ".", answers: make(chan *nats.Msg, 2*publisherSlots), stop: make(chan struct{}), group: group}
+	var err error
+	if p.sub, err = conn.ChanSubscribe(p.prefix+"*", p.answers); err != nil {
+		return nil, fmt.Errorf("subscribe to confirmations: %w", err)
+	}
+	group.Go(p.run)
+	return p, nil
+}
+
+func (p *publisher) close() { close(p.stop) }
+
+// run handles answers in the order in which they come, and gives up on those
+// that do not.
+func (p *publisher) run() {
+	var w outbox.Batch
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	silent := 0 // looks since the last answer
+	for {
+		select {
+		case m := <-p.answers:
+			silent = 0
+			p.answered(m, &w)
+			for range len(p.answers) {
+				p.answered(<-p.answers, &w)
+			}
+			w.Flush()
+		case <-tick.C:
+			if silent++; silent%nudgeAfter == 0 && p.pending() > 0 {
+				p.nudge()
+			}
+			p.giveUp(time.Now().Add(-answerTimeout).UnixMilli(), errNoAnswer, &w)
+			w.Flush()
+		case <-p.stop:
+			p.giveUp(time.Now().UnixMilli()+1, errClosed, &w)
+			w.Flush()
+			return
+		}
+	}
+}
+
+func (p *publisher) pending() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiting
+}
+
+// nudge asks the server for a sign of life, which flushes both directions of the
+// connection. A run was seen in which every client waited for a confirmation and
+// nothing moved; a message that stays in a buffer until the next one comes would
+// explain it, and this is the next one. On a slow disk it does no harm.
+func (p *publisher) nudge() {
+	if !p.nudging.CompareAndSwap(false, true) {
+		return
+	}
+	p.nudges.Add(1)
+	p.group.Go(func() {
+		defer p.nudging.Store(false)
+		_ = p.conn.FlushTimeout(requestTimeout) // what it cannot help times out
+	})
+}
+
+var (
+	errNoAnswer = errors.New("no answer from the store")
+	errClosed   = errors.New("the store is closed")
+	errBusy     = fmt.Errorf("%d publishes wait for the store", publisherSlots)
+)
+
+// publish sends data and has done called with the answer.
+func (p *publisher) publish(subject string, header nats.Header, data []byte, done func(router.Stored, error, *outbox.Batch)) error {
+	p.mu.Lock()
+	i := int32(len(p.slots))
+	switch {
+	case len(p.free) > 0:
+		i = p.free[len(p.free)-1]
+		p.free = p.free[:len(p.free)-1]
+	case i < publisherSlots:
+		p.slots = append(p.slots, slot{reply: p.prefix + strconv.Itoa(int(i))})
+	default:
+		p.mu.Unlock()
+		return unavailable(errBusy)
+	}
+	s := &p.slots[i]
+	s.done, s.sentMs, s.lost = done, time.Now().UnixMilli(), false
+	p.waiting++
+	reply := s.reply
+	p.mu.Unlock()
+
+	var err error
+	if header == nil {
+		err = p.conn.PublishRequest(subject, reply, data)
+	} else {
+		err = p.conn.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Header: header, Data: data})
+	}
+	if err != nil {
+		return p.unsent(i, err)
+	}
+	return nil
+}
+
+// unsent frees the slot of a publish that never left. If the publisher's end came
+// between, that has answered it.
+func (p *publisher) unsent(i int32, err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	answered := p.slots[i].done == nil
+	if !answered {
+		p.waiting--
+	}
+	p.slots[i].done, p.slots[i].lost = nil, false
+	p.free = append(p.free, i)
+	if answered {
+		return nil
+	}
+	return unavailable(err)
+}
+
+func (p *publisher) answered(m *nats.Msg, w *outbox.Batch) {
+	i, err := strconv.Atoi(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
+	p.mu.Lock()
+	if err != nil || i >= len(p.slots) {
+		p.mu.Unlock()
+		return
+	}
+	s := &p.slots[i]
+	done, lost := s.done, s.lost
+	s.done, s.lost = nil, false
+	if done != nil {
+		p.waiting--
+	}
+	if done != nil || lost {
+		p.free = append(p.free, int32(i))
+	}
+	p.mu.Unlock()
+	if done == nil {
+		return
+	}
+	if status := m.Header.Get("Status"); status != "" {
+		// 503: nobody listens on the subject, since its stream is gone.
+		done(router.Stored{}, unavailable(fmt.Errorf("the store does not answer: status %s", status)), w)
+		return
+	}
+	stored, err := parseAnswer(m.Data)
+	done(stored, err, w)
+}
+
+// giveUp answers what was sent before a time with an error.
+func (p *publisher) giveUp(sentBeforeMs int64, cause error, w *outbox.Batch) {
+	var dones []func(router.Stored, error, *outbox.Batch)
+	p.mu.Lock()
+	for i := 0; i < len(p.slots) && p.waiting > 0; i++ {
+		s := &p.slots[i]
+		if s.done != nil && s.sentMs < sentBeforeMs {
+			dones = append(dones, s.done)
+			s.done, s.lost = nil, true
+			p.waiting--
+		}
+	}
+	p.mu.Unlock()
+	for _, done := range dones {
+		done(router.Stored{}, unavailable(cause), w)
+	}
+}
+
+// parseAnswer reads JetStream's answer to a publish: {"stream":"Q","seq":7} or
+// one with "error". An empty answer accepts a message of a batch.
+func parseAnswer(b []byte) (router.Stored, error) {
+	if len(b) == 0 {
+		return router.Stored{}, nil
+	}
+	if !bytes.Contains(b, []byte(`"error"`)) && !bytes.Contains(b, []byte(`"duplicate"`)) {
+		if _, rest, ok := bytes.Cut(b, []byte(`"seq":`)); ok {
+			var seq uint64
+			for len(rest) > 0 && rest[0] >= '0' && rest[0] <= '9' {
+				seq = seq*10 + uint64(rest[0]-'0')
+				rest = rest[1:]
+			}
+			return router.Stored{Seq: seq}, nil
+		}
+	}
+	var a struct {
+		Seq       uint64 `json:"seq"`
+		Duplicate bool   `json:"duplicate"`
+		Error     *struct {
+			Code    int    `json:"err_code"`
+			Message string `json:"description"`
+		} `json:"error"`
+	}
+	if err := json.Unmarshal(b, &a); err != nil {
+		return router.Stored{}, unavailable(fmt.Errorf("unreadable answer from the store: %w", err))
+	}
+	if a.Error != nil {
+		return router.Stored{}, storeRefused(a.Error.Code, a.Error.Message)
+	}
+	return router.Stored{Seq: a.Seq, Duplicate: a.Duplicate}, nil
+}
+
+// What JetStream answers above its limit for all streams.
+const (
+	codeNoSpace        = 10023 // "insufficient resources"
+	codeNoStorage      = 10047 // "insufficient storage resources available"
+	codeAccountStorage = 10002 // "resource limits exceeded for account"
+)
+
+func storeRefused(code int, message string) error {
+	err := fmt.Errorf("%s (%d)", message, code)
+	switch code {
+	case codeNoSpace, codeNoStorage, codeAccountStorage:
+		return storeFull(err)
+	}
+	return unavailable(err)
+}
+
+func storeFull(err error) error {
+	return &router.Error{Op: "store", Class: router.Full, Text: "the store is full (storage.max_bytes): consume or purge, then try again", RetryAfter: 5 * time.Second, Err: err}
+}

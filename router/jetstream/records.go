@@ -1,0 +1,167 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// encodeID writes a mailbox's identity in front of its record.
+func encodeID(id router.MailboxID) []byte {
+	dst := []byte{byte(id.Kind)}
+	for _, s := range [...]string{id.Vhost, id.Name} {
+		dst = binary.AppendUvarint(dst, uint64(len(s)))
+		dst = append(dst, s...)
+	}
+	return dst
+}
+
+var errRecord = errors.New("stored record is damaged")
+
+// decodeID reads the identity and returns the record behind it.
+func decodeID(b []byte) (router.MailboxID, []byte, error) {
+	if len(b) == 0 {
+		return router.MailboxID{}, nil, errRecord
+	}
+	id := router.MailboxID{Kind: router.MailboxKind(b[0])}
+	b = b[1:]
+	for _, s := range [...]*string{&id.Vhost, &id.Name} {
+		n, size := binary.Uvarint(b)
+		if size <= 0 || n > uint64(len(b)-size) {
+			return router.MailboxID{}, nil, errRecord
+		}
+		*s = string(b[size : size+int(n)])
+		b = b[size+int(n):]
+	}
+	return id, b, nil
+}
+
+// Mailboxes lists the mailboxes that have a record.
+func (s *Store) Mailboxes(ctx context.Context) ([]router.StoredMailbox, error) {
+	var out []router.StoredMailbox
+	err := s.records.each(ctx, "r.*", func(e router.Entry) error {
+		id, rec, err := decodeID(e.Envelope)
+		if err != nil {
+			return err
+		}
+		out = append(out, router.StoredMailbox{ID: id, Record: rec})
+		return nil
+	})
+	return out, err
+}
+
+// Bindings lists the bindings.
+func (s *Store) Bindings(ctx context.Context) ([][]byte, error) {
+	var out [][]byte
+	err := s.bindings.each(ctx, "b.*", func(e router.Entry) error {
+		out = append(out, e.Envelope)
+		return nil
+	})
+	return out, err
+}
+
+// PutBinding stores or removes a binding and waits for the store.
+func (s *Store) PutBinding(ctx context.Context, key string, value []byte) error {
+	subject := "b." + hashName(key)
+	if len(value) == 0 {
+		if err := s.bindings.purge(ctx, subject, 0); err != nil || s.bindings.syncer == nil {
+			return err
+		}
+		return s.bindings.syncer.syncTree()
+	}
+	answer := make(chan error, 1)
+	s.bindings.publish(subject, nil, value, func(_ router.Stored, err error, _ *outbox.Batch) { answer <- err })
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return unavailable(context.Cause(ctx))
+	}
+}
+
+// Transactions lists the transactions that were not ended.
+func (s *Store) Transactions(ctx context.Context) ([]router.StoredTransaction, error) {
+	var out []router.StoredTransaction
+	err := s.transactions.each(ctx, "t", func(e router.Entry) error {
+		out = append(out, router.StoredTransaction{Seq: e.Seq, Body: e.Envelope})
+		return nil
+	})
+	return out, err
+}
+
+// BeginTransaction stores a transaction.
+func (s *Store) BeginTransaction(body []byte, done router.Done) {
+	if err := s.accepts(body); err != nil {
+		s.answer(done, err)
+		return
+	}
+	s.transactions.publish("t", nil, body, done)
+}
+
+// EndTransaction forgets a transaction. It does not wait: an end that is lost
+// only has the transaction looked at again at the next start.
+func (s *Store) EndTransaction(seq uint64) {
+	body := fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, seq)
+	if err := s.conn.Publish("$JS.API.STREAM.MSG.DELETE."+transactionsStream, body); err != nil {
+		s.opt.Log.Warn("cannot forget a finished transaction", "transaction", seq, "error", err)
+	}
+}
+
+// each calls f for the stored messages of a subject, which are all of the
+// stream, in order.
+func (st *stream) each(ctx context.Context, subject string, f func(router.Entry) error) error {
+	entries, err := st.all(ctx, subject)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := f(e); err != nil {
+			return fmt.Errorf("stream %s, sequence %d: %w", st.name, e.Seq, err)
+		}
+	}
+	return nil
+}
+
+// all reads a whole stream. What the server cannot read it leaves out, so the
+// number is compared; while others write it may differ for a moment. Damage here
+// cannot be accepted: when the server is to replace a value that it cannot read,
+// it never answers again (2.15.2, firstSeqForSubj).
+func (st *stream) all(ctx context.Context, subject string) ([]router.Entry, error) {
+	var entries []router.Entry
+	var state jetstream.StreamState
+	for range 5 {
+		var err error
+		if state, err = st.store.streamState(ctx, st.name); err != nil {
+			return nil, err
+		}
+		if entries, err = st.read(ctx, subject); err != nil {
+			return nil, err
+		}
+		if uint64(len(entries)) >= state.Msgs {
+			return entries, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %d of %d entries of stream %s cannot be read; restore a backup, or move the directory %s away to start without any of them",
+		router.ErrDamaged, state.Msgs-uint64(len(entries)), state.Msgs, st.name, st.store.streamDir(st.name))
+}
+
+func (st *stream) read(ctx context.Context, subject string) ([]router.Entry, error) {
+	var out []router.Entry
+	for from := uint64(1); ; {
+		entries, err := st.store.reader.read(ctx, st.name, directGet{Seq: from, Batch: 1000, Subject: subject})
+		if err != nil {
+			return nil, fmt.Errorf("read stream %s: %w", st.name, err)
+		}
+		if len(entries) == 0 {
+			return out, nil
+		}
+		out = append(out, entries...)
+		from = entries[len(entries)-1].Seq + 1
+	}
+}

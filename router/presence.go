@@ -1,0 +1,70 @@
+package router
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Presence is a session that receives what is published to a topic.
+type Presence struct {
+	Session  SessionID
+	User     string
+	ClientID string
+	Protocol string
+	Since    time.Time
+}
+
+// Present tells who receives what is published to a topic on this node, whatever
+// their protocol and however their filter says it; sorted by session. It needs
+// the right to read the topic.
+func (s *Session) Present(ctx context.Context, topic Address) ([]Presence, error) {
+	r := s.router
+	if err := r.auth.Authorize(s.Principal, ActionRead, topic); err != nil {
+		return nil, err
+	}
+	return r.Present(ctx, topic)
+}
+
+// Present is Session.Present for who acts for several sessions.
+func (r *Router) Present(ctx context.Context, topic Address) ([]Presence, error) {
+	if topic.kind != KindTopic {
+		return nil, &Error{Op: "presence", Class: Invalid, Text: "presence is for topics; " + topic.String() + " is none"}
+	}
+	seen := map[*Session]bool{}
+	for _, sub := range r.subs.match(topic, nil) {
+		if r.auth.Authorize(sub.session.Principal, ActionRead, topic) == nil {
+			seen[sub.session] = true
+		}
+	}
+	for _, b := range r.binds.match(topic, nil) {
+		if b.Box.Kind == KindInbox {
+			for _, sub := range b.mailbox.consumers() {
+				seen[sub.session] = true
+			}
+		}
+	}
+	h, err := r.histories.of(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	if h != nil {
+		h.mu.Lock()
+		for _, f := range h.followers {
+			seen[f.session] = true
+		}
+		h.mu.Unlock()
+	}
+	out := make([]Presence, 0, len(seen))
+	for s := range seen {
+		out = append(out, Presence{Session: s.ID, User: s.Principal.Name(), ClientID: s.client.id, Protocol: s.Protocol, Since: s.Since})
+	}
+	slices.SortFunc(out, func(a, b Presence) int { return strings.Compare(a.Session.String(), b.Session.String()) })
+	return out, nil
+}
+
+// PresenceRevision changes whenever a live subscriber or follower came or went.
+func (r *Router) PresenceRevision() uint64 {
+	return r.subs.generation.Load() + r.binds.generation.Load() + r.histories.changed.Load()
+}

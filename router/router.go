@@ -1,0 +1,366 @@
+package router
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// Options of a Router.
+type Options struct {
+	Store     Store
+	Authorize Authorizer
+	Log       *slog.Logger
+	// QueuePolicy returns the policy of a queue, once when it is opened.
+	QueuePolicy func(Address) Policy
+	// InboxPolicy is that of durable subscriptions' inboxes.
+	InboxPolicy Policy
+	// AcceptDamage has a start go on, with an error in the log, where the store lost
+	// confirmed messages; otherwise New returns ErrDamaged.
+	AcceptDamage bool
+	// Carrier takes live messages to other nodes; nil if there are none.
+	Carrier Carrier
+	// History tells how many of a topic's messages are kept, and for how long (0: no
+	// limit of age), for those who follow it; nil or no messages: none are. It must
+	// not block, and always answer the same.
+	History func(topic Address) (messages int, age time.Duration)
+	// MaxQueues bounds how many queues may exist, temporary ones included; 0: no limit.
+	MaxQueues int
+	// MaxTransactionMessages and MaxTransactionBytes bound a transaction.
+	MaxTransactionMessages, MaxTransactionBytes int
+}
+
+// Router is the core: see the package documentation. Create it with New.
+type Router struct {
+	Stats Stats
+
+	opt   Options
+	store Store
+	auth  Authorizer
+	log   *slog.Logger
+	boot  uint64
+
+	ctx    context.Context // ends when the router stops
+	cancel context.CancelFunc
+	group  sync.WaitGroup
+	stopMu sync.Mutex
+	stop   bool
+
+	subs      *tree[*Subscription]
+	live      live
+	binds     *tree[*Binding]
+	removals  atomic.Uint64 // mailboxes removed, for route caches
+	alarms    *alarms
+	morgue    *morgue
+	histories *histories
+	retained  retained
+	durables  *durables
+	shares    *shares
+
+	bindMu   sync.Mutex
+	bindings map[string]*Binding
+
+	mu       sync.Mutex
+	boxes    map[MailboxID]*opening
+	queues   int
+	sessions map[*Session]struct{}
+	clients  map[clientKey]*Session
+	nextID   uint64
+}
+
+type clientKey struct{ vhost, id string }
+
+// New starts a router on a store: it opens every mailbox that exists, routes by
+// the stored bindings, and finishes transactions that a crash interrupted.
+func New(ctx context.Context, o Options) (*Router, error) {
+	r := &Router{
+		opt: o, store: o.Store, auth: o.Authorize, log: o.Log,
+		subs: newTree[*Subscription](), binds: newTree[*Binding](), alarms: newAlarms(),
+		bindings: map[string]*Binding{}, boxes: map[MailboxID]*opening{},
+		sessions: map[*Session]struct{}{}, clients: map[clientKey]*Session{},
+	}
+	r.morgue = newMorgue(r)
+	r.histories = newHistories(r)
+	r.durables = newDurables(r)
+	r.shares = &shares{router: r, members: map[shareKey]*share{}}
+	r.live = live{router: r, groups: map[Filter]*liveGroup{}}
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return nil, fmt.Errorf("make a boot id: %w", err)
+	}
+	r.boot = binary.LittleEndian.Uint64(b[:])
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if err := r.load(ctx); err != nil {
+		r.cancel()
+		r.group.Wait()
+		return nil, err
+	}
+	r.goFunc(r.alarms.run)
+	r.goFunc(r.morgue.run)
+	r.goFunc(r.durables.run)
+	return r, nil
+}
+
+func (r *Router) load(ctx context.Context) error {
+	stored, err := r.store.Mailboxes(ctx)
+	if err != nil {
+		return fmt.Errorf("list mailboxes: %w", err)
+	}
+	for _, s := range stored {
+		if s.ID.Kind == KindHistory {
+			r.histories.found(s)
+			continue
+		}
+		if _, err := r.openStored(ctx, s.ID, s.Record); err != nil {
+			return err
+		}
+	}
+	if err := r.loadRetained(ctx); err != nil {
+		return err
+	}
+	if err := r.loadBindings(ctx); err != nil {
+		return err
+	}
+	if err := r.durables.load(ctx); err != nil {
+		return err
+	}
+	if err := r.removeOrphans(ctx); err != nil {
+		return err
+	}
+	return r.redo(ctx)
+}
+
+// removeOrphans deletes the inboxes that no binding feeds: a stop interrupted
+// their making or their removal.
+func (r *Router) removeOrphans(ctx context.Context) error {
+	owned := map[*Mailbox]bool{}
+	for _, b := range r.bindings {
+		owned[b.mailbox] = true
+	}
+	for _, b := range r.mailboxes() {
+		if b.id.Kind != KindInbox || owned[b] || r.durables.owns(b.id) {
+			continue
+		}
+		if err := r.remove(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func errStopping(op string) error {
+	return &Error{Op: op, Class: Unavailable, Text: "the server is stopping; try again in a moment", RetryAfter: time.Second}
+}
+
+func (r *Router) stopping() bool {
+	r.stopMu.Lock()
+	defer r.stopMu.Unlock()
+	return r.stop
+}
+
+// goFunc starts and counts a goroutine in one act. It ends when ctx does. It
+// returns false, and starts nothing, if the router is stopping.
+func (r *Router) goFunc(f func(context.Context)) bool {
+	r.stopMu.Lock()
+	defer r.stopMu.Unlock()
+	if r.stop {
+		return false
+	}
+	r.group.Go(func() { f(r.ctx) })
+	return true
+}
+
+// Close stops the router: sessions that are left end, and every mailbox's record
+// is saved, exact. The store may be closed afterwards.
+func (r *Router) Close(ctx context.Context) error {
+	r.stopMu.Lock()
+	r.stop = true
+	r.stopMu.Unlock()
+	for _, s := range r.Sessions() {
+		s.Close()
+	}
+	r.cancel()
+	r.group.Wait()
+	return r.saveAll(ctx)
+}
+
+// saveAll writes every mailbox's last record and waits for the store.
+func (r *Router) saveAll(ctx context.Context) error {
+	var left sync.WaitGroup
+	var failed atomic.Pointer[error]
+	for _, b := range r.mailboxes() {
+		left.Add(1)
+		b.finish(func(_ Stored, err error, _ *outbox.Batch) {
+			if err != nil {
+				failed.CompareAndSwap(nil, &err)
+			}
+			left.Done()
+		})
+	}
+	done := make(chan struct{})
+	go func() { left.Wait(); close(done) }() // ends with the store's answers, which it bounds in time
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("save mailboxes: %w", context.Cause(ctx))
+	}
+	if p := failed.Load(); p != nil {
+		return fmt.Errorf("save mailboxes: %w", *p)
+	}
+	return nil
+}
+
+// finish writes the exact record after a save that may be under way; the store
+// keeps their order.
+func (b *Mailbox) finish(done Done) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	rec, waiters := b.record(true), b.waiters
+	b.waiters = nil
+	b.log.SaveRecord(rec.encode(nil), func(s Stored, err error, w *outbox.Batch) {
+		for _, waiter := range waiters {
+			waiter(s, err, w)
+		}
+		done(s, err, w)
+	})
+}
+
+// Connect begins a session.
+func (r *Router) Connect(o SessionOptions) (*Session, error) {
+	if o.Vhost == "" {
+		o.Vhost = DefaultVhost
+	}
+	s := &Session{
+		Principal: o.Principal, Vhost: o.Vhost, Protocol: o.Protocol, Remote: o.Remote, Since: time.Now(),
+		router: r, kick: o.Kick, routes: map[Address]*route{}, subs: map[*Subscription]struct{}{},
+	}
+	r.mu.Lock()
+	if r.stopping() {
+		// Close has told, or will tell, all sessions that it finds under this lock.
+		r.mu.Unlock()
+		return nil, errStopping("connect")
+	}
+	r.nextID++
+	s.ID = SessionID{Boot: r.boot, N: r.nextID}
+	var old *Session
+	if o.ClientID != "" {
+		key := clientKey{o.Vhost, o.ClientID}
+		if old = r.clients[key]; old != nil && old.Principal.Name() != o.Principal.Name() {
+			r.mu.Unlock()
+			return nil, &Error{Op: "connect", Class: Conflict, Text: fmt.Sprintf("client id %q is in use by another user", o.ClientID)}
+		}
+		s.client = key
+		r.clients[key] = s
+	}
+	r.sessions[s] = struct{}{}
+	r.mu.Unlock()
+	if old != nil {
+		// The old connection closes before the new one may subscribe.
+		old.kick(ErrTakenOver)
+		old.Close()
+	}
+	return s, nil
+}
+
+// leave forgets a session.
+func (r *Router) leave(s *Session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.sessions, s)
+	if r.clients[s.client] == s {
+		delete(r.clients, s.client)
+	}
+}
+
+// Sessions returns the sessions that exist now.
+func (r *Router) Sessions() []*Session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*Session, 0, len(r.sessions))
+	for s := range r.sessions {
+		out = append(out, s)
+	}
+	return out
+}
+
+func (r *Router) mailboxes() []*Mailbox {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*Mailbox, 0, len(r.boxes))
+	for _, o := range r.boxes {
+		if o.box != nil {
+			out = append(out, o.box)
+		}
+	}
+	return out
+}
+
+// generation changes whenever a cached route may be wrong.
+func (r *Router) generation() uint64 {
+	return r.subs.generation.Load() + r.binds.generation.Load() + r.removals.Load()
+}
+
+// resolve finds who gets what is published to an address.
+func (r *Router) resolve(ctx context.Context, to Address, generation uint64) (*route, error) {
+	rt := &route{generation: generation}
+	if to.kind == KindQueue {
+		box, err := r.queue(ctx, to)
+		if err != nil {
+			return nil, err
+		}
+		rt.boxes, rt.bindings = []*Mailbox{box}, []*Binding{nil}
+		return rt, nil
+	}
+	var err error
+	if rt.history, err = r.histories.of(ctx, to); err != nil {
+		return nil, err
+	}
+	for _, sub := range r.subs.match(to, nil) {
+		if sub.share != nil || r.auth.Authorize(sub.session.Principal, ActionRead, to) == nil {
+			rt.live = append(rt.live, sub)
+		}
+	}
+	for _, b := range r.binds.match(to, nil) {
+		switch i := slices.Index(rt.boxes, b.mailbox); {
+		case i < 0:
+			rt.boxes = append(rt.boxes, b.mailbox)
+			rt.bindings = append(rt.bindings, b)
+		case rt.bindings[i].NoLocal: // one copy, though several filters match: for any that wants it
+			rt.bindings[i] = b
+		}
+	}
+	return rt, nil
+}
+
+// queue returns a queue's mailbox and makes it if it does not exist.
+func (r *Router) queue(ctx context.Context, a Address) (*Mailbox, error) {
+	return r.open(ctx, MailboxID{KindQueueBox, a.vhost, a.name})
+}
+
+func (r *Router) open(ctx context.Context, id MailboxID) (*Mailbox, error) {
+	return r.openStored(ctx, id, nil)
+}
+
+// temporary reports whether only temporaryQueue makes a queue of that name.
+func temporary(name string) bool {
+	rest, ok := strings.CutPrefix(name, "temp.")
+	id, _, dot := strings.Cut(rest, ".")
+	boot, n, dash := strings.Cut(id, "-")
+	if !ok || !dot || !dash {
+		return false
+	}
+	_, err1 := strconv.ParseUint(boot, 36, 64)
+	_, err2 := strconv.ParseUint(n, 36, 64)
+	return err1 == nil && err2 == nil
+}

@@ -1,0 +1,272 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// Session is one client's presence and its only way in. Publish and Commit are
+// for one goroutine at a time, the connection's reader; the others are for any.
+type Session struct {
+	ID        SessionID
+	Principal *Principal
+	Vhost     string
+	// Protocol is what operators see: "stomp", "mqtt", "ws".
+	Protocol string
+	// Remote is the peer's address as operators see it.
+	Remote string
+	// Since is when the session began.
+	Since time.Time
+
+	router *Router
+	client clientKey // zero without a client id
+	kick   func(cause error)
+	n      atomic.Uint64
+	routes map[Address]*route
+
+	mu      sync.Mutex
+	subs    map[*Subscription]struct{}
+	temps   []*Mailbox
+	follows map[*Following]struct{}
+	closed  bool
+}
+
+// SessionOptions describe a new session.
+type SessionOptions struct {
+	Principal        *Principal
+	Vhost            string
+	Protocol, Remote string
+	// ClientID, if not empty, is held by one session of a vhost at a time: an older
+	// one of the same principal is kicked, one of another principal is kept and
+	// the new session is refused.
+	ClientID string
+	// Kick closes the client's connection; it must not block.
+	Kick func(cause error)
+}
+
+// ErrTakenOver is the cause that Kick gets when the same client connected again.
+var ErrTakenOver = errors.New("another connection took over the client id")
+
+// maxRoutes bounds a session's route cache.
+const maxRoutes = 256
+
+// route is what an address resolves to, for as long as the generation stays.
+type route struct {
+	generation uint64
+	live       []*Subscription
+	boxes      []*Mailbox
+	bindings   []*Binding // of boxes, parallel; nil entries for a queue
+	history    *history
+}
+
+// Publish routes m, which must not change afterwards. If stored copies are due,
+// it returns true and done hears once all of them are stored, or that one
+// failed; done is not called otherwise. Live subscribers' connections are woken
+// by w.
+func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done Done) (bool, error) {
+	if err := s.mayPublish(m.To); err != nil {
+		s.router.Stats.Refused.Add(1)
+		return false, err
+	}
+	r, err := s.route(ctx, m.To)
+	if err != nil {
+		s.router.Stats.Refused.Add(1)
+		return false, err
+	}
+	s.stamp(m)
+	pending, err := s.storeAll(r, m, done)
+	if err != nil {
+		s.router.Stats.Refused.Add(1)
+		return false, err
+	}
+	s.router.Stats.Published.Add(1)
+	s.deliverLive(r, m, w)
+	return pending, nil
+}
+
+func (s *Session) mayPublish(to Address) error {
+	if to.Reserved() {
+		return &Error{Op: "publish", Class: Denied, Text: fmt.Sprintf("%s belongs to the gateway; clients publish only to $queue/NAME among the topics that begin with '$'", to.MQTTText())}
+	}
+	return s.router.auth.Authorize(s.Principal, ActionWrite, to)
+}
+
+// stamp completes a message with what only the gateway says.
+func (s *Session) stamp(m *Message) {
+	m.ID = MessageID{Session: s.ID, N: s.n.Add(1)}
+	m.Origin = s.ID
+	if m.TimestampMs == 0 {
+		m.TimestampMs = time.Now().UnixMilli()
+	}
+}
+
+// deliverLive hands m to the connected subscribers that match, here and on other
+// nodes.
+func (s *Session) deliverLive(r *route, m *Message, w *outbox.Batch) {
+	if c := s.router.opt.Carrier; c != nil && m.To.kind == KindTopic {
+		c.Carry(m)
+	}
+	delivered, dropped := 0, 0
+	for _, sub := range r.live {
+		if sub.noLocal && sub.session == s || !sub.selects(m) {
+			continue
+		}
+		if sub.receiver.Live(m, w) {
+			delivered++
+		} else {
+			dropped++
+		}
+	}
+	if delivered > 0 {
+		s.router.Stats.Delivered.Add(uint64(delivered))
+	}
+	if dropped > 0 {
+		s.router.Stats.Drop(DropSlowConsumer, dropped)
+	}
+}
+
+// route resolves an address, from the cache if nothing changed since.
+func (s *Session) route(ctx context.Context, to Address) (*route, error) {
+	g := s.router.generation()
+	if r := s.routes[to]; r != nil && r.generation == g {
+		return r, nil
+	}
+	r, err := s.router.resolve(ctx, to, g)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.routes) >= maxRoutes {
+		clear(s.routes)
+	}
+	s.routes[to] = r
+	return r, nil
+}
+
+// Subscribe opens a subscription; Start begins its deliveries. When it returns,
+// every publish that is confirmed later is matched: live ones from Start on.
+func (s *Session) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
+	action := ActionRead
+	if o.Filter.kind == KindQueue {
+		action = ActionConsume
+	}
+	if err := s.router.auth.AuthorizeFilter(s.Principal, action, o.Filter); err != nil {
+		return nil, err
+	}
+	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, noLocal: o.NoLocal, selector: o.Selector, credit: max(o.Credit, 1)}
+	var err error
+	switch {
+	case o.Filter.kind == KindQueue && o.Durable != "":
+		err = &Error{Op: "subscribe", Class: Invalid, Text: "a queue keeps its messages by itself: durable subscriptions are for topics"}
+	case o.Filter.kind == KindQueue:
+		a, _ := o.Filter.Address()
+		sub.box, err = s.router.queue(ctx, a)
+	case o.Durable != "":
+		sub.box, err = s.router.bind(ctx, s, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if sub.box != nil {
+		if err := sub.box.attach(sub); err != nil {
+			return nil, err
+		}
+	}
+	if !s.remember(sub) {
+		if sub.box != nil {
+			sub.box.detach(sub, nil)
+		}
+		return nil, &Error{Op: "subscribe", Class: Conflict, Text: "the connection is closing"}
+	}
+	return sub, nil
+}
+
+func (s *Session) remember(sub *Subscription) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.subs[sub] = struct{}{}
+	return true
+}
+
+func (s *Session) forget(sub *Subscription) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.subs[sub]
+	delete(s.subs, sub)
+	return ok
+}
+
+// Unbind ends a durable subscription for good: its binding and what its inbox
+// holds are deleted. The session's own active one is closed first.
+func (s *Session) Unbind(ctx context.Context, durable string, w *outbox.Batch) error {
+	return s.router.unbind(ctx, s, durable, w)
+}
+
+// TemporaryQueue makes a queue that lives in memory as long as the session and
+// from which only the session consumes. Its name is the session's own.
+func (s *Session) TemporaryQueue(name string) (Address, error) {
+	return s.router.temporaryQueue(s, name)
+}
+
+// Flush has done called when all that the session's subscriptions have settled so
+// far is stored.
+func (s *Session) Flush(w *outbox.Batch, done Done) {
+	s.mu.Lock()
+	boxes := map[*Mailbox]struct{}{}
+	for sub := range s.subs {
+		if sub.box != nil {
+			boxes[sub.box] = struct{}{}
+		}
+	}
+	s.mu.Unlock()
+	c := &copies{done: done}
+	c.left.Store(int32(len(boxes)) + 1)
+	for b := range boxes {
+		b.flush(w, c.stored)
+	}
+	c.stored(Stored{}, nil, w)
+}
+
+// Subscriptions returns how many subscriptions the session has.
+func (s *Session) Subscriptions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.subs)
+}
+
+// Close ends the session: what it held goes back to the mailboxes, in order.
+func (s *Session) Close() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	subs, temps, follows := s.subs, s.temps, s.follows
+	s.subs, s.temps, s.follows = nil, nil, nil
+	s.mu.Unlock()
+	var w outbox.Batch
+	for sub := range subs {
+		if sub.box != nil {
+			sub.box.detach(sub, &w)
+		} else {
+			s.router.removeLive(sub)
+		}
+	}
+	for f := range follows {
+		f.h.leave(f)
+	}
+	for _, b := range temps {
+		s.router.dropTemporary(b)
+	}
+	s.router.leave(s)
+	w.Flush()
+}

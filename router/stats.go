@@ -1,0 +1,58 @@
+package router
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// Stats are the counters of a router since its start.
+type Stats struct {
+	Published    atomic.Uint64 // accepted from publishers
+	Delivered    atomic.Uint64 // handed to a connection's buffer
+	Settled      atomic.Uint64 // settled by a consumer
+	Redelivered  atomic.Uint64 // delivered again
+	DeadLettered atomic.Uint64 // stored in a dead-letter queue
+	Refused      atomic.Uint64 // publishes answered with an error
+	Damaged      atomic.Uint64 // stored messages that could not be read back
+	// SessionsExpired counts durable sessions that ended since their client stayed away.
+	SessionsExpired atomic.Uint64
+
+	mu      sync.Mutex
+	dropped map[string]*atomic.Uint64
+}
+
+// Drop reasons.
+const (
+	DropSlowConsumer = "slow_consumer"   // a live subscriber's buffer was full
+	DropInboxFull    = "inbox_full"      // a durable subscription's inbox was at its limit
+	DropExpired      = "expired"         // past its expiry, and the policy drops those
+	DropRejected     = "rejected"        // rejected by its consumer, and no dead-letter queue is set
+	DropMaxDelivered = "max_deliveries"  // delivered too often, and no dead-letter queue is set
+	DropDenied       = "delivery_denied" // the subscriber may not read that topic
+)
+
+// Drop counts n dropped messages.
+func (s *Stats) Drop(reason string, n int) {
+	s.mu.Lock()
+	c := s.dropped[reason]
+	if c == nil {
+		if s.dropped == nil {
+			s.dropped = map[string]*atomic.Uint64{}
+		}
+		c = &atomic.Uint64{}
+		s.dropped[reason] = c
+	}
+	s.mu.Unlock()
+	c.Add(uint64(n))
+}
+
+// Dropped returns the counts by reason.
+func (s *Stats) Dropped() map[string]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]uint64, len(s.dropped))
+	for k, v := range s.dropped {
+		out[k] = v.Load()
+	}
+	return out
+}

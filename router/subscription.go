@@ -1,0 +1,116 @@
+package router
+
+import (
+	"github.com/mqgate/mqgate/router/outbox"
+	"github.com/mqgate/mqgate/router/selector"
+)
+
+// Receiver is a front-end's end of a subscription. Its methods are called from
+// any goroutine, one at a time for stored messages; they append to the
+// connection's outbox, must not block, and must not call back into the router.
+type Receiver interface {
+	// Live takes a message that is kept nowhere. False means that it was dropped
+	// since the buffer is full.
+	Live(m *Message, w *outbox.Batch) bool
+	// Stored takes a message that the receiver must settle. False means that the
+	// buffer is full: the message stays in its mailbox until Resume.
+	Stored(d *Delivery, w *outbox.Batch) bool
+}
+
+// Subscription is what a session receives: live messages of a topic filter, or
+// what a mailbox gives for credit.
+type Subscription struct {
+	session  *Session
+	receiver Receiver
+	filter   Filter
+	box      *Mailbox // nil: live
+	share    *share   // which this stands for
+	group    string   // of whose share this is a member
+	noLocal  bool
+	started  bool // of a live one, under the session's lock
+	selector *selector.Selector
+
+	// The rest is the mailbox's, under its lock.
+	credit   int
+	held     heldList
+	queued   bool // waits in the mailbox's line of consumers
+	paused   bool
+	detached bool
+	search   search // with a selector
+}
+
+// SubscribeOptions say what and how a session receives.
+type SubscribeOptions struct {
+	Filter   Filter
+	Receiver Receiver
+	// Credit is how many unsettled messages of a mailbox the receiver may hold,
+	// at least 1. Live messages need none.
+	Credit int
+	// NoLocal leaves out what the same session published to the topic.
+	NoLocal bool
+	// Selector, if set, is a condition on the headers: other messages are left out.
+	// In a queue they stay for others.
+	Selector *selector.Selector
+	// Durable, if set, names an inbox that keeps the topic's messages while the
+	// subscriber is away. It is unique within the vhost.
+	Durable string
+}
+
+// wants reports whether s can take one more; with the mailbox's lock held.
+func (s *Subscription) wants() bool {
+	return !s.paused && !s.detached && s.held.n < s.credit
+}
+
+// Start lets deliveries begin. Between Subscribe and Start a front-end confirms
+// the subscription to its client.
+func (s *Subscription) Start(w *outbox.Batch) {
+	if s.box != nil {
+		s.box.resume(s, w)
+		return
+	}
+	c := s.session
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, open := c.subs[s]; open && !s.started { // else nothing would ever remove it
+		s.started = true
+		c.router.addLive(s)
+	}
+}
+
+// Resume lets deliveries go on after the receiver had no room.
+func (s *Subscription) Resume(w *outbox.Batch) {
+	if s.box != nil {
+		s.box.resume(s, w)
+	}
+}
+
+// SetCredit changes the credit.
+func (s *Subscription) SetCredit(n int, w *outbox.Batch) {
+	if s.box == nil {
+		return
+	}
+	s.box.mu.Lock()
+	defer s.box.mu.Unlock()
+	s.credit = n
+	s.box.enqueue(s)
+	s.box.dispatch(w)
+}
+
+// Filter returns what the subscription matches.
+func (s *Subscription) Filter() Filter { return s.filter }
+
+// Stores reports whether deliveries must be settled.
+func (s *Subscription) Stores() bool { return s.box != nil }
+
+// Close ends the subscription. What it held goes back to its mailbox. A durable
+// subscription's inbox stays.
+func (s *Subscription) Close(w *outbox.Batch) {
+	if !s.session.forget(s) {
+		return
+	}
+	if s.box != nil {
+		s.box.detach(s, w)
+		return
+	}
+	s.session.router.removeLive(s)
+}

@@ -1,0 +1,256 @@
+package stomp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Server serves STOMP clients. Create it with New, end it with Drain.
+type Server struct {
+	// Stats are the counters.
+	Stats Stats
+
+	opt   Options
+	life  context.Context // ends with Drain
+	kill  context.CancelCauseFunc
+	group sync.WaitGroup // connections
+
+	mu        sync.Mutex
+	conns     map[*conn]struct{}
+	users     map[string]int
+	listeners map[net.Listener]struct{}
+	draining  bool
+}
+
+// New returns a server. It starts nothing.
+func New(o Options) (*Server, error) {
+	switch {
+	case o.Router == nil:
+		return nil, errors.New("stomp: Options.Router is missing")
+	case o.Authenticate == nil:
+		return nil, errors.New("stomp: Options.Authenticate is missing")
+	}
+	s := &Server{
+		opt:   o.withDefaults(),
+		conns: map[*conn]struct{}{}, users: map[string]int{}, listeners: map[net.Listener]struct{}{},
+	}
+	s.life, s.kill = context.WithCancelCause(context.Background())
+	return s, nil
+}
+
+const (
+	firstBackoff = 5 * time.Millisecond
+	lastBackoff  = time.Second
+	// refuseTimeout bounds the one small write to a connection over the limit.
+	refuseTimeout = 50 * time.Millisecond
+)
+
+// Serve accepts from a listener, which it closes, until ctx or the server ends; then it returns nil, and connections go on
+// until Drain. It returns an error when the listener fails for good. What may pass, such as a lack of file descriptors, is
+// counted, logged and tried again with growing pauses.
+func (s *Server) Serve(ctx context.Context, l net.Listener, d Dialect) error {
+	if !s.track(l) {
+		return errors.Join(net.ErrClosed, l.Close())
+	}
+	defer s.untrack(l)
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	pause := time.Duration(0)
+	for {
+		socket, err := l.Accept()
+		if err == nil {
+			pause = 0
+			s.accepted(socket, d)
+			continue
+		}
+		if ctx.Err() != nil || s.isDraining() {
+			return nil
+		}
+		if !passing(err) {
+			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
+		}
+		s.Stats.AcceptErrors.Add(1)
+		pause = min(max(2*pause, firstBackoff), lastBackoff)
+		if pause == firstBackoff || pause == lastBackoff { // not for each: this loop can be tight
+			s.opt.Log.Warn("cannot accept connections, will retry", "listener", l.Addr().String(), "pause", pause, "error", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		case <-s.life.Done():
+		}
+	}
+}
+
+// passing tells a failure that may go away from that of the listener itself.
+func passing(err error) bool {
+	if errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+func (s *Server) track(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	return true
+}
+
+func (s *Server) untrack(l net.Listener) {
+	s.mu.Lock()
+	delete(s.listeners, l)
+	s.mu.Unlock()
+	_ = l.Close() // it may be closed already
+}
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// accepted starts a connection, or refuses it.
+func (s *Server) accepted(socket net.Conn, d Dialect) {
+	c := s.admit(socket, d)
+	if c == nil {
+		return
+	}
+	keepAlive(socket)
+	go c.serve() // counted by admit, ended by Drain
+}
+
+// ServeConn serves one connection, which it closes, and returns when it has ended.
+func (s *Server) ServeConn(socket net.Conn, d Dialect) {
+	if c := s.admit(socket, d); c != nil {
+		c.serve()
+	}
+}
+
+// admit counts a connection if the limits allow it; it closes the socket and returns nil otherwise.
+func (s *Server) admit(socket net.Conn, d Dialect) *conn {
+	s.mu.Lock()
+	if s.draining || len(s.conns) >= s.opt.MaxConnections {
+		cause := error(errDraining)
+		if !s.draining {
+			cause = nil
+			s.Stats.OverLimit.Add(1)
+		}
+		s.mu.Unlock()
+		s.turnAway(socket, d, cause)
+		return nil
+	}
+	s.group.Add(1)
+	c := newConn(s, socket, d)
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	s.Stats.Accepted.Add(1)
+	return c
+}
+
+// turnAway says why and closes. A fresh socket takes one small frame without waiting; over TLS the handshake would come
+// first, so nothing is said there.
+func (s *Server) turnAway(socket net.Conn, d Dialect, cause error) {
+	if _, plain := socket.(*net.TCPConn); plain {
+		r := farewell(cause)
+		if r == nil {
+			r = fatal("Close unused connections or have the operator raise limits.connections.", "too many connections")
+		}
+		c := conn{server: s, dialect: d}
+		if socket.SetWriteDeadline(time.Now().Add(refuseTimeout)) == nil {
+			_, _ = socket.Write(c.appendError(nil, nil, false, r)) // it is closed in any case
+		}
+	}
+	_ = socket.Close()
+}
+
+// leave forgets a connection that has ended.
+func (s *Server) leave(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	if c.counted {
+		if s.users[c.user]--; s.users[c.user] <= 0 {
+			delete(s.users, c.user)
+		}
+	}
+	s.mu.Unlock()
+	s.group.Done()
+}
+
+// countUser counts a connection of a user that has logged in, if the limit allows.
+func (s *Server) countUser(c *conn, user string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if limit := s.opt.MaxConnectionsPerUser; limit > 0 && s.users[user] >= limit {
+		s.Stats.OverLimit.Add(1)
+		return fatal("Close unused connections or have the operator raise limits.connections_per_user.",
+			"user %q has %d connections, which is the limit", user, limit)
+	}
+	s.users[user]++
+	c.user, c.counted = user, true
+	return nil
+}
+
+// Connections returns how many connections there are now.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Drain ends the server: listeners close, every client gets the confirmations it waits for and an ERROR that asks it to
+// reconnect, and its connection is flushed and closed. When ctx ends first, the rest is closed at once and ctx's cause is
+// returned. No goroutine of the server is left when it returns. Later calls wait as well.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	for l := range s.listeners {
+		_ = l.Close() // Serve returns
+	}
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.stop(errDraining)
+	}
+	over := make(chan struct{})
+	go func() { s.group.Wait(); close(over) }() // ends with the connections, which abort ends below
+	var err error
+	select {
+	case <-over:
+	case <-ctx.Done():
+		err = fmt.Errorf("drain STOMP connections: %w", context.Cause(ctx))
+		for _, c := range conns {
+			c.fail(errAborted)
+		}
+		<-over
+	}
+	s.kill(errDraining)
+	return err
+}
+
+// keepAlive finds peers that vanished: after 15 s without a byte three probes 15 s apart.
+func keepAlive(socket net.Conn) {
+	for {
+		if t, ok := socket.(*net.TCPConn); ok {
+			// Only a socket that is closed already refuses, and its reader will notice.
+			_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3})
+			return
+		}
+		inner, ok := socket.(interface{ NetConn() net.Conn }) // TLS
+		if !ok {
+			return
+		}
+		socket = inner.NetConn()
+	}
+}
