@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -19,48 +18,10 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/examples/chat"
+	"github.com/mqgate/mqgate/integration/harness"
 	"github.com/mqgate/mqgate/router"
 	"github.com/mqgate/mqgate/ws"
 )
-
-// packages are where npm has put what the tests import.
-var packages string
-
-func TestMain(m *testing.M) {
-	code := func() int {
-		dir, err := os.MkdirTemp("", "browsertest")
-		if err == nil {
-			defer os.RemoveAll(dir)
-			err = install(dir)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "cannot install the npm packages:", err)
-			return 1
-		}
-		packages = dir
-		return m.Run()
-	}()
-	os.Exit(code)
-}
-
-func install(dir string) error {
-	for _, f := range []string{"package.json", "package-lock.json"} {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, f), b, 0o600); err != nil {
-			return err
-		}
-	}
-	cmd := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
-	cmd.Dir = dir
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
-}
 
 type anyone struct{}
 
@@ -164,25 +125,10 @@ func (g *gateway) shut() {
 // script ends with 0.
 func (g *gateway) node(script string, env ...string) {
 	g.t.Helper()
-	b, err := os.ReadFile(script)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	// Modules are looked for from where the script is.
-	path := filepath.Join(packages, script)
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		g.t.Fatal(err)
-	}
-	client, err := os.ReadFile("../client/mqgate.js")
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(packages, "mqgate.js"), client, 0o600); err != nil {
-		g.t.Fatal(err)
-	}
+	dir := harness.NodeScripts(g.t, script, "../client/mqgate.js")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", path)
+	cmd := exec.CommandContext(ctx, "node", filepath.Join(dir, script))
 	control := g.control()
 	defer control.Close()
 	cmd.Env = append(append(os.Environ(), "GATEWAY="+g.addr, "CONTROL="+control.URL), env...)
