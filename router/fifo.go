@@ -53,6 +53,13 @@ func (q *fifo[T]) remove(v T) {
 		if q.ring[(q.start+i)%len(q.ring)] != v {
 			continue
 		}
+		if i < q.n/2 { // close the gap from the nearer end
+			for ; i > 0; i-- {
+				q.ring[(q.start+i)%len(q.ring)] = q.ring[(q.start+i-1)%len(q.ring)]
+			}
+			q.pop()
+			return
+		}
 		for ; i < q.n-1; i++ {
 			q.ring[(q.start+i)%len(q.ring)] = q.ring[(q.start+i+1)%len(q.ring)]
 		}

@@ -19,8 +19,8 @@ func (b *Mailbox) refill() {
 	if b.reading || b.closed || b.ledger.live() || len(b.subs) == 0 {
 		return
 	}
-	// A selector looks for its messages as far as the window goes.
-	if ready := b.ledger.ready(); b.selective == 0 && (ready > windowEntries/4 || (ready > 0 && b.ledger.bytes > windowBytes/4)) || !b.room() {
+	// Who chooses looks for its messages as far as the window goes.
+	if ready := b.ledger.ready(); b.selective == 0 && b.groups == nil && (ready > windowEntries/4 || (ready > 0 && b.ledger.bytes > windowBytes/4)) || !b.room() {
 		return
 	}
 	b.reading = b.router.goFunc(b.read)

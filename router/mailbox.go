@@ -48,6 +48,8 @@ type Mailbox struct {
 	bytes     uint64 // unsettled, about
 	subs      []*Subscription
 	selective int                 // consumers with a selector
+	sole      *Subscription       // the exclusive consumer, which alone gets messages
+	groups    *groups             // nil: no message had a group
 	hungry    fifo[*Subscription] // those with credit, next one first
 	reading   bool
 	closed    bool
@@ -236,9 +238,10 @@ func (b *Mailbox) dispatch(w *outbox.Batch) {
 		if b.overdue(d, w) {
 			continue
 		}
+		b.noticeGroups(d)
 		s := b.hungry.pop()
 		s.queued = false
-		if s.selector != nil {
+		if b.chooses(s) {
 			b.offer(s, w)
 		} else if s.wants() && !b.denied(d, s, w) {
 			b.give(d, s, w)
@@ -283,7 +286,7 @@ func (b *Mailbox) give(d *Delivery, s *Subscription, w *outbox.Batch) {
 	if b.ledger.peek() == d {
 		b.ledger.take()
 	} else {
-		b.ledger.withdraw(d) // a selector passed over others
+		b.ledger.withdraw(d) // others were passed over
 	}
 	b.ledger.hold(d, s)
 	if !s.receiver.Stored(d, w) {
@@ -486,6 +489,9 @@ func (b *Mailbox) attach(s *Subscription) error {
 		b.selective++
 	}
 	b.subs = append(b.subs[:len(b.subs):len(b.subs)], s) // copied: consumers() hands it out
+	if s.exclusive && b.sole == nil {
+		b.elect()
+	}
 	return nil
 }
 
@@ -518,6 +524,10 @@ func (b *Mailbox) detach(s *Subscription, w *outbox.Batch) {
 	b.subs, _ = without(b.subs, s)
 	for d := s.held.head; d != nil; d = s.held.head {
 		b.putBack(d, 0, "its consumer went away", w)
+	}
+	b.freeGroups(s)
+	if b.sole == s {
+		b.elect()
 	}
 	if len(b.subs) == 0 {
 		b.ledger.unload(0)

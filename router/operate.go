@@ -35,6 +35,8 @@ type HolderInfo struct {
 	Unacked int    `json:"unacked"`
 	Credit  int    `json:"credit"`
 	Paused  bool   `json:"paused"` // its connection's buffer is full
+	// Exclusive tells that this consumer alone gets messages.
+	Exclusive bool `json:"exclusive,omitempty"`
 }
 
 // PeekedMessage is a stored message that an operator looks at.
@@ -110,7 +112,7 @@ func (b *Mailbox) info() MailboxInfo {
 	}
 	for _, s := range b.subs {
 		i.Holders = append(i.Holders, HolderInfo{Session: s.session.ID.String(), User: s.session.Principal.Name(),
-			Remote: s.session.Remote, Unacked: s.held.n, Credit: s.credit, Paused: s.paused})
+			Remote: s.session.Remote, Unacked: s.held.n, Credit: s.credit, Paused: s.paused, Exclusive: b.sole == s})
 	}
 	return i
 }
@@ -271,7 +273,7 @@ func (r *Router) Move(ctx context.Context, p *Principal, from, to Address, n int
 	defer s.Close()
 	m := &mover{dst: dst, limit: n, src: src, progress: make(chan struct{}, 1)}
 	m.last = src.lastStored() // what arrives meanwhile stays
-	sub := &Subscription{session: s, receiver: m, filter: FilterOf(from), credit: 256, box: src}
+	sub := &Subscription{session: s, receiver: m, filter: FilterOf(from), credit: 256, box: src, operator: true}
 	if err := src.attach(sub); err != nil {
 		return 0, err
 	}

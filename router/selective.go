@@ -59,29 +59,29 @@ func (m *Message) property(name string) (string, bool) {
 	return m.Header(name)
 }
 
-// search is how far a consumer with a selector has looked into its queue: it
-// knows every ready message up to a sequence, unless some came back since.
+// search is how far a consumer that chooses has looked into its queue: it knows
+// every ready message up to a sequence, unless some came back since.
 type search struct {
 	upto    uint64
 	returns uint64
 }
 
-// rouse puts the consumers with selectors back in line for which there is
-// something that they have not looked at; with the lock held.
+// rouse puts the consumers that choose back in line for which there is something
+// that they have not looked at; with the lock held.
 func (b *Mailbox) rouse() {
-	if b.selective == 0 {
+	if b.selective == 0 && b.groups == nil {
 		return
 	}
 	for _, s := range b.subs {
-		if s.selector != nil && (s.search.returns != b.ledger.returns || b.ledger.tail != nil && b.ledger.tail.Seq > s.search.upto) {
+		if b.chooses(s) && (s.search.returns != b.ledger.returns || b.ledger.tail != nil && b.ledger.tail.Seq > s.search.upto) {
 			b.enqueue(s)
 		}
 	}
 }
 
-// offer gives a consumer with a selector the first ready message that it wants,
-// if there is one among those that are loaded. A queue that is full of what
-// nobody selects is not looked at beyond that: windowEntries messages.
+// offer gives a consumer that chooses the first ready message that it wants and
+// may have, if there is one among those that are loaded. A queue that is full of
+// what nobody selects is not looked at beyond that: windowEntries messages.
 func (b *Mailbox) offer(s *Subscription, w *outbox.Batch) {
 	if !s.wants() {
 		return
@@ -94,6 +94,7 @@ func (b *Mailbox) offer(s *Subscription, w *outbox.Batch) {
 		b.handed = max(b.handed, d.Seq) // so that the record allows it
 		b.save(w)
 	default:
+		b.bindGroup(s, d.Message)
 		b.give(d, s, w)
 	}
 }
@@ -104,7 +105,7 @@ func (b *Mailbox) selected(s *Subscription) *Delivery {
 	for d := b.unseen(s); d != nil; d = d.next {
 		s.search.upto = d.Seq
 		at := expiry(d.Message)
-		if d.state == stateReady && (at == 0 || at > now) && s.selects(d.Message) {
+		if d.state == stateReady && (at == 0 || at > now) && s.selects(d.Message) && b.mayHave(s, d.Message) {
 			return d
 		}
 	}
@@ -118,9 +119,17 @@ func (b *Mailbox) unseen(s *Subscription) *Delivery {
 		s.search = search{returns: b.ledger.returns}
 		return b.ledger.head
 	}
-	var first *Delivery
-	for d := b.ledger.tail; d != nil && d.Seq > s.search.upto; d = d.prev {
-		first = d
+	// From both ends: what was passed over is few at the head, or what is new is few
+	// at the tail.
+	head, tail := b.ledger.head, b.ledger.tail
+	for tail != nil && tail.Seq > s.search.upto {
+		if head.Seq > s.search.upto {
+			return head
+		}
+		head, tail = head.next, tail.prev
 	}
-	return first
+	if tail == nil {
+		return b.ledger.head
+	}
+	return tail.next
 }

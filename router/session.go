@@ -158,7 +158,8 @@ func (s *Session) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscript
 	if err := s.router.auth.AuthorizeFilter(s.Principal, action, o.Filter); err != nil {
 		return nil, err
 	}
-	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, noLocal: o.NoLocal, selector: o.Selector, credit: max(o.Credit, 1)}
+	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, noLocal: o.NoLocal, selector: o.Selector, credit: max(o.Credit, 1),
+		exclusive: o.Exclusive && o.Filter.kind == KindQueue}
 	var err error
 	switch {
 	case o.Filter.kind == KindQueue && o.Durable != "":

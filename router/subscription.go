@@ -20,15 +20,17 @@ type Receiver interface {
 // Subscription is what a session receives: live messages of a topic filter, or
 // what a mailbox gives for credit.
 type Subscription struct {
-	session  *Session
-	receiver Receiver
-	filter   Filter
-	box      *Mailbox // nil: live
-	share    *share   // which this stands for
-	group    string   // of whose share this is a member
-	noLocal  bool
-	started  bool // of a live one, under the session's lock
-	selector *selector.Selector
+	session   *Session
+	receiver  Receiver
+	filter    Filter
+	box       *Mailbox // nil: live
+	share     *share   // which this stands for
+	group     string   // of whose share this is a member
+	noLocal   bool
+	started   bool // of a live one, under the session's lock
+	selector  *selector.Selector
+	exclusive bool // asks for the mailbox alone
+	operator  bool // takes what it finds, whoever it is for
 
 	// The rest is the mailbox's, under its lock.
 	credit   int
@@ -51,6 +53,9 @@ type SubscribeOptions struct {
 	// Selector, if set, is a condition on the headers: other messages are left out.
 	// In a queue they stay for others.
 	Selector *selector.Selector
+	// Exclusive asks for a queue alone: other consumers get nothing of it while this
+	// one lives. Of several that ask the first has it.
+	Exclusive bool
 	// Durable, if set, names an inbox that keeps the topic's messages while the
 	// subscriber is away. It is unique within the vhost.
 	Durable string
@@ -58,7 +63,8 @@ type SubscribeOptions struct {
 
 // wants reports whether s can take one more; with the mailbox's lock held.
 func (s *Subscription) wants() bool {
-	return !s.paused && !s.detached && s.held.n < s.credit
+	alone := s.box.sole == nil || s.box.sole == s || s.operator
+	return alone && !s.paused && !s.detached && s.held.n < s.credit
 }
 
 // Start lets deliveries begin. Between Subscribe and Start a front-end confirms

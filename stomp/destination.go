@@ -9,11 +9,17 @@ import (
 
 // place is one destination as a client named it.
 type place struct {
-	filter   router.Filter
-	style    router.Style
-	shown    string // how this client's MESSAGEs name it, if not by the address's own text
-	prefetch int    // of ?consumer.prefetchSize, 0 if there is none
-	foreign  bool   // a temporary queue of some connection, named by its full name
+	filter  router.Filter
+	style   router.Style
+	shown   string // how this client's MESSAGEs name it, if not by the address's own text
+	foreign bool   // a temporary queue of some connection, named by its full name
+	options consumerOptions
+}
+
+// consumerOptions are what may follow '?' in a destination.
+type consumerOptions struct {
+	prefetch  int // 0 if there is none
+	exclusive bool
 }
 
 // The prefixes of temporary destinations. A client names its own by the first two; the others are what the rest of the world
@@ -65,7 +71,7 @@ func (c *conn) place(text string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	p.prefetch, err = destinationOptions(options)
+	p.options, err = destinationOptions(options)
 	return p, err
 }
 
@@ -232,27 +238,29 @@ func (c *conn) replyQueue(name, rest string) (string, error) {
 	return shown, nil
 }
 
-// destinationOptions reads what follows '?' in a destination. ActiveMQ over STOMP ignores it; a prefetch is honoured here,
-// and what would change who gets a message is refused.
-func destinationOptions(options string) (prefetch int, err error) {
-	for o := range strings.SplitSeq(options, "&") {
-		key, value, _ := strings.Cut(o, "=")
+// destinationOptions reads what follows '?' in a destination. ActiveMQ over STOMP ignores it; what it asks for is honoured
+// here, and what would change who gets a message and is not known is refused.
+func destinationOptions(options string) (o consumerOptions, err error) {
+	for option := range strings.SplitSeq(options, "&") {
+		key, value, _ := strings.Cut(option, "=")
 		switch key {
 		case "consumer.prefetchSize":
 			n, err := strconv.Atoi(value)
 			if err != nil {
-				return 0, mistake("Write ?consumer.prefetchSize=N with a whole number.", "option consumer.prefetchSize: %.32q is not a number", value)
+				return o, mistake("Write ?consumer.prefetchSize=N with a whole number.", "option consumer.prefetchSize: %.32q is not a number", value)
 			}
-			prefetch = clampPrefetch(int64(n))
-		case "consumer.exclusive", "consumer.browser":
+			o.prefetch = clampPrefetch(int64(n))
+		case "consumer.exclusive":
+			o.exclusive = value == "true"
+		case "consumer.browser":
 			if value == "true" {
-				return 0, unsupported(key)
+				return o, unsupported(key)
 			}
 		case "consumer.selector":
-			return 0, unsupported(key)
+			return o, unsupported(key)
 		}
 	}
-	return prefetch, nil
+	return o, nil
 }
 
 func clampPrefetch(n int64) int { return int(min(max(n, 1), maxPrefetch)) }

@@ -33,7 +33,7 @@ func TestDestinations(t *testing.T) {
 		{ActiveMQ, "/exchange/amq.topic/x", "/topic/x", "", "unknown destination"},
 		{ActiveMQ, "/topic/$SYS/x", "/topic/x", "", "belongs to the gateway"},
 		{ActiveMQ, "/queue/x", "/queue/x?consumer.selector=a%3D1", "consumer.selector is not supported", ""},
-		{ActiveMQ, "/queue/x", "/queue/x?consumer.exclusive=true", "consumer.exclusive is not supported", ""},
+		{ActiveMQ, "/queue/x", "/queue/x?consumer.exclusive=true", "", ""},
 		{ActiveMQ, "/queue/x", "/queue/x?consumer.prefetchSize=many", "consumer.prefetchSize", ""},
 		{ActiveMQ, "/remote-temp-queue/orders", "/queue/x", "", "not the name of a temporary queue"},
 		{ActiveMQ, "/remote-temp-queue/temp.gone.q", "/queue/x", "", "does not exist"},

@@ -297,7 +297,7 @@ func TestRule09ErrorsKeepTheConnection(t *testing.T) {
 		{"subscribe bad ack mode", "SUBSCRIBE\nid:1\ndestination:/queue/a\nack:maybe\nreceipt:e\n\n", "ack mode"},
 		{"subscribe selector", "SUBSCRIBE\nid:1\ndestination:/queue/a\nselector:a > \nreceipt:e\n\n", "bad selector: the selector ends where"},
 		{"subscribe browser", "SUBSCRIBE\nid:1\ndestination:/queue/a\nbrowser:true\nreceipt:e\n\n", "browser is not supported"},
-		{"subscribe exclusive", "SUBSCRIBE\nid:1\ndestination:/queue/a\nactivemq.exclusive:true\nreceipt:e\n\n", "exclusive is not supported"},
+		{"subscribe exclusive", "SUBSCRIBE\nid:1\ndestination:/queue/a\nexclusive:true\nreceipt:e\n\n", "exclusive is not supported"},
 		{"subscribe bad prefetch", "SUBSCRIBE\nid:1\ndestination:/queue/a\nactivemq.prefetchSize:x\nreceipt:e\n\n", "prefetchSize"},
 		{"durable without client-id", "SUBSCRIBE\nid:1\ndestination:/topic/a\nactivemq.subscriptionName:n\nreceipt:e\n\n", "client-id"},
 		{"unsubscribe unknown", "UNSUBSCRIBE\nid:9\nreceipt:e\n\n", "No subscription matched"},

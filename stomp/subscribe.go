@@ -123,6 +123,7 @@ func (c *conn) request(f *frame.Frame) (*subscription, router.SubscribeOptions, 
 		}
 	}
 	o.Durable = s.durable
+	o.Exclusive = f.Value("activemq.exclusive") == "true"
 	o.NoLocal = f.Value("activemq.noLocal") == "true" || f.Value("no-local") == "true"
 	o.Credit, err = prefetch(f)
 	return s, o, err
@@ -165,8 +166,8 @@ func (c *conn) credit(s *subscription, p place, asked int) int {
 	switch {
 	case asked > 0:
 		return asked
-	case p.prefetch > 0:
-		return p.prefetch
+	case p.options.prefetch > 0:
+		return p.options.prefetch
 	case s.mode == ackAuto:
 		return c.server.opt.AutoPrefetch
 	case s.durable != "":
@@ -177,7 +178,7 @@ func (c *conn) credit(s *subscription, p place, asked int) int {
 
 // checkUnsupported refuses what would change who gets which message: to ignore it would be worse.
 func (c *conn) checkUnsupported(f *frame.Frame) error {
-	for _, name := range [...]string{"activemq.exclusive", "exclusive", "browser"} {
+	for _, name := range [...]string{"exclusive", "browser"} {
 		if v, _ := f.Get(name); string(v) == "true" {
 			return unsupported(name)
 		}
@@ -189,13 +190,11 @@ func (c *conn) checkUnsupported(f *frame.Frame) error {
 }
 
 var unsupportedHints = map[string]string{
-	"consumer.selector":  "Give the selector as a header of SUBSCRIBE.",
-	"browser":            "Operators look into a queue with: mqgate queue peek NAME.",
-	"consumer.browser":   "Operators look into a queue with: mqgate queue peek NAME.",
-	"x-stream-offset":    "Use a durable subscription to a topic.",
-	"activemq.exclusive": "Run one consumer, with prefetch 1.",
-	"consumer.exclusive": "Run one consumer, with prefetch 1.",
-	"exclusive":          "Use a temporary queue, or run one consumer.",
+	"consumer.selector": "Give the selector as a header of SUBSCRIBE.",
+	"browser":           "Operators look into a queue with: mqgate queue peek NAME.",
+	"consumer.browser":  "Give browser:true as a header of SUBSCRIBE.",
+	"x-stream-offset":   "Use a durable subscription to a topic.",
+	"exclusive":         "Use a temporary queue, or activemq.exclusive:true to be the only one who gets messages.",
 }
 
 func unsupported(name string) *refusal {
@@ -255,6 +254,7 @@ func (c *conn) openFeed(s *subscription, p place, o router.SubscribeOptions) err
 	}
 	fd := &feed{sub: s}
 	o.Filter, o.Receiver = p.filter, fd
+	o.Exclusive = o.Exclusive || p.options.exclusive
 	source, err := c.session.Subscribe(ctx, o)
 	if err != nil {
 		return err
