@@ -4,55 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/mqgate/mqgate/router"
 )
 
-// Options of a Store.
-type Options struct {
-	// Dir is the data directory; it is made, and locked against other processes.
-	Dir string
-	// NodeName names the server in logs.
-	NodeName string
-	// SyncAlways: answered means on the disk. Otherwise the system is told to sync
-	// every SyncInterval, and a power cut may take what was answered since.
-	SyncAlways   bool
-	SyncInterval time.Duration
-	// MaxBytes bounds what all streams take on the disk; above it appends are
-	// refused. 0: no bound.
-	MaxBytes int64
-	// MaxMessageBytes is the largest envelope, at most 60 MiB, which is the default.
-	MaxMessageBytes int
-	// MinFreeBytes is what must stay free on the disk; below it appends are refused.
-	MinFreeBytes int64
-	// DedupWindow is how long dedup ids are remembered; default 2 minutes.
-	DedupWindow time.Duration
-	Log         *slog.Logger
-}
-
 // Store is a router.Store on JetStream.
 type Store struct {
-	opt    Options
-	lock   *os.File
-	server *server.Server
-	conn   *nats.Conn // publishes and their answers
-	reads  *nats.Conn // reads, so that a backlog does not delay confirmations
-	js     jetstream.JetStream
-	pub    *publisher
-	reader *reader
-	group  sync.WaitGroup
-	syncs  chan struct{} // bounds fsyncs under way
+	node     *Node
+	ownsNode bool
+	opt      Options
+	conn     *nats.Conn // publishes and their answers
+	reads    *nats.Conn // reads, so that a backlog does not delay confirmations
+	js       jetstream.JetStream
+	pub      *publisher
+	reader   *reader
+	group    sync.WaitGroup
+	syncs    chan struct{} // bounds fsyncs under way
 
 	full, diskLow atomic.Bool // appends are refused
 
@@ -60,6 +33,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	streams map[string]*stream
+
+	local replicaStates
 }
 
 var _ router.Store = (*Store)(nil)
@@ -68,90 +43,35 @@ const (
 	recordsStream      = "MQGATE_RECORDS"
 	bindingsStream     = "MQGATE_BINDINGS"
 	transactionsStream = "MQGATE_TRANSACTIONS"
-
-	readyTimeout   = 60 * time.Second // for a large store to be recovered
-	requestTimeout = 10 * time.Second
-	maxPayload     = 64 << 20
-	maxEnvelope    = 60 << 20
-	openBatches    = 4096 // of one stream
 )
 
-// Open locks the data directory, starts the embedded server on it and returns
-// the store.
-func Open(ctx context.Context, o Options) (_ *Store, err error) {
-	if o.DedupWindow == 0 {
-		o.DedupWindow = 2 * time.Minute
-	}
-	if o.SyncInterval == 0 {
-		o.SyncInterval = 10 * time.Second
-	}
-	if o.MaxMessageBytes <= 0 || o.MaxMessageBytes > maxEnvelope {
-		o.MaxMessageBytes = maxEnvelope
-	}
-	s := &Store{opt: o, streams: map[string]*stream{}, syncs: make(chan struct{}, 8)}
+// OpenStore opens the streams of the node, or of its cluster. A store may be
+// closed and another opened; in a cluster only one node may have one open at a
+// time, which is the caller's to see to.
+func (n *Node) OpenStore(ctx context.Context) (_ *Store, err error) {
+	s := &Store{node: n, opt: n.opt, streams: map[string]*stream{}, syncs: make(chan struct{}, 8)}
 	defer func() {
 		if err != nil {
 			s.Close()
 		}
 	}()
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make data directory: %w", err)
-	}
-	if s.lock, err = lockDir(o.Dir); err != nil {
-		return nil, err
-	}
-	if err := s.startServer(); err != nil {
-		return nil, err
-	}
 	if err := s.connect(); err != nil {
 		return nil, err
+	}
+	if n.Clustered() {
+		if err := n.waitForming(ctx, s.reads); err != nil {
+			return nil, err
+		}
 	}
 	return s, s.openSystem(ctx)
 }
 
-func (s *Store) startServer() error {
-	o := &server.Options{
-		ServerName: s.opt.NodeName, DontListen: true, NoSigs: true,
-		JetStream: true, StoreDir: s.opt.Dir, SyncInterval: s.opt.SyncInterval,
-		JetStreamMaxStore: s.maxStore(), JetStreamMaxMemory: 64 << 20,
-		MaxPayload: maxPayload, MaxPending: 4 * maxPayload,
-		// What the gateway has under way is bounded by the publisher.
-		StreamMaxBufferedMsgs: 2 * publisherSlots, StreamMaxBufferedSize: 1 << 30,
-	}
-	o.JetStreamLimits.DefaultMaxConsumers = -1
-	// The default, 50, is soon met by clients that commit at once.
-	o.JetStreamLimits.MaxBatchInflightPerStream = openBatches
-	o.JetStreamLimits.MaxBatchInflightTotal = 4 * openBatches
-	srv, err := server.NewServer(o)
-	if err != nil {
-		return fmt.Errorf("make the embedded server: %w", err)
-	}
-	srv.SetLoggerV2(serverLog{s.opt.Log}, false, false, false)
-	s.server = srv
-	srv.Start()
-	if !srv.ReadyForConnections(readyTimeout) {
-		return fmt.Errorf("the embedded server is not ready after %v", readyTimeout)
-	}
-	if !srv.JetStreamEnabled() {
-		return errors.New("the embedded server could not start JetStream; its log says why")
-	}
-	return nil
-}
-
-// maxStore is the server's own limit: above ours, so that records still fit.
-func (s *Store) maxStore() int64 {
-	if s.opt.MaxBytes <= 0 {
-		return -1
-	}
-	return s.opt.MaxBytes + overhead
-}
-
 func (s *Store) connect() error {
 	var err error
-	if s.conn, err = s.dial("publish"); err != nil {
+	if s.conn, err = s.node.dial("publish"); err != nil {
 		return err
 	}
-	if s.reads, err = s.dial("read"); err != nil {
+	if s.reads, err = s.node.dial("read"); err != nil {
 		return err
 	}
 	if s.js, err = jetstream.New(s.reads); err != nil {
@@ -164,17 +84,6 @@ func (s *Store) connect() error {
 	s.group.Go(s.watchSpace)
 	s.reader, err = newReader(s.reads)
 	return err
-}
-
-func (s *Store) dial(name string) (*nats.Conn, error) {
-	c, err := nats.Connect("", nats.InProcessServer(s.server), nats.Name(name), nats.MaxReconnects(-1),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			s.opt.Log.Error("connection to the embedded server", "connection", name, "error", err)
-		}))
-	if err != nil {
-		return nil, fmt.Errorf("connect to the embedded server: %w", err)
-	}
-	return c, nil
 }
 
 // openSystem makes the streams that every store has.
@@ -198,7 +107,7 @@ func (s *Store) openSystem(ctx context.Context) error {
 	if err = s.openValues(ctx); err != nil {
 		return err
 	}
-	if s.opt.SyncAlways {
+	if s.records.syncer != nil {
 		return s.records.syncer.verify()
 	}
 	return nil
@@ -208,7 +117,7 @@ func (s *Store) openSystem(ctx context.Context) error {
 type stream struct {
 	name   string
 	store  *Store
-	syncer *syncer // nil unless SyncAlways
+	syncer *syncer // nil unless SyncAlways; a cluster's Raft log syncs itself
 }
 
 // openStream opens a stream, or makes it.
@@ -228,11 +137,15 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 	c.AllowAtomicPublish = c.MaxMsgsPerSubject == 0
 	c.Duplicates = s.opt.DedupWindow
 	c.MaxConsumers = -1
+	c.Replicas = s.node.replicas()
 	if err := s.createStream(ctx, c); err != nil {
 		return nil, err
 	}
+	if err := s.caughtUp(ctx, c.Name); err != nil {
+		return nil, err
+	}
 	st = &stream{name: c.Name, store: s}
-	if s.opt.SyncAlways {
+	if s.opt.SyncAlways && !s.node.Clustered() {
 		st.syncer = newSyncer(s, c.Name)
 		if err := st.syncer.begin(); err != nil {
 			return nil, err
@@ -248,12 +161,20 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 }
 
 func (s *Store) createStream(ctx context.Context, c jetstream.StreamConfig) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	_, err := s.js.CreateStream(ctx, c)
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		// It exists with an older configuration: bring it up to this one.
-		_, err = s.js.UpdateStream(ctx, c)
+	attempt := func() error {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		_, err := s.js.CreateStream(ctx, c)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			// It exists with an older configuration, or with fewer replicas: bring it up
+			// to this one.
+			_, err = s.js.UpdateStream(ctx, c)
+		}
+		return err
+	}
+	err := attempt()
+	for err != nil && s.node.Clustered() && mayPass(err) && pause(ctx, formingPoll) {
+		err = attempt()
 	}
 	if err != nil {
 		return unavailable(fmt.Errorf("open stream %s: %w", c.Name, err))
@@ -296,53 +217,17 @@ func (s *Store) Close() {
 			st.syncer.close()
 		}
 	}
-	if s.server != nil {
-		s.server.Shutdown()
-		s.server.WaitForShutdown()
-	}
-	if s.lock != nil {
-		s.lock.Close()
+	if s.ownsNode {
+		s.node.Close()
 	}
 }
 
 // Usage returns how many bytes the streams take, and how many they may.
-func (s *Store) Usage() (used, limit uint64) {
-	v, err := s.server.Jsz(nil)
-	if err != nil {
-		return 0, 0
-	}
-	return v.Store, uint64(max(v.Config.MaxStore, 0))
-}
+func (s *Store) Usage() (used, limit uint64) { return s.node.Usage() }
 
 // Healthy returns nil if the store answers.
-func (s *Store) Healthy() error {
-	if h := s.server.Healthz(&server.HealthzOptions{JSEnabledOnly: true}); h.Error != "" {
-		return errors.New(h.Error)
-	}
-	return nil
-}
+func (s *Store) Healthy() error { return s.node.Healthy() }
 
 func unavailable(err error) error {
 	return &router.Error{Op: "store", Class: router.Unavailable, Text: "the store cannot confirm now; try again", RetryAfter: time.Second, Err: err}
 }
-
-// streamDir is where the embedded server keeps a stream's files.
-func (s *Store) streamDir(name string) string {
-	return filepath.Join(s.opt.Dir, "jetstream", "$G", "streams", name)
-}
-
-// serverLog passes the embedded server's log on: what it calls notices are ours
-// to debug by.
-type serverLog struct{ log *slog.Logger }
-
-func (l serverLog) Noticef(f string, v ...any) { l.log.Debug("store: " + fmt.Sprintf(f, v...)) }
-func (l serverLog) Warnf(f string, v ...any) {
-	if strings.HasPrefix(f, "Maximum payloads over") {
-		return // chosen: a message is stored as one, and frame_bytes bounds it
-	}
-	l.log.Warn("store: " + fmt.Sprintf(f, v...))
-}
-func (l serverLog) Fatalf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
-func (l serverLog) Errorf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
-func (l serverLog) Debugf(f string, v ...any) {}
-func (l serverLog) Tracef(f string, v ...any) {}

@@ -29,13 +29,16 @@ type Carrier struct {
 var _ router.Carrier = (*Carrier)(nil)
 
 // Carrier returns a carrier on a connection of its own.
-func (s *Store) Carrier() (*Carrier, error) {
-	conn, err := s.dial("live")
+func (n *Node) Carrier() (*Carrier, error) {
+	conn, err := n.dial("live")
 	if err != nil {
 		return nil, err
 	}
 	return &Carrier{conn: conn}, nil
 }
+
+// Carrier returns a carrier of the store's node.
+func (s *Store) Carrier() (*Carrier, error) { return s.node.Carrier() }
 
 func topicSubject(vhost string, levels []string, filter bool) string {
 	// The vhost is one more level in front, escaped like the others.

@@ -32,4 +32,14 @@
 // for all the appends that JetStream acknowledged since the last sync, and only
 // then are they answered: group commit without batching delays. This relies on
 // where the pinned server version keeps its files; Open verifies it.
+//
+// # Cluster
+//
+// A Node is the process's part in it: an embedded server with routes to the
+// others, which takes part in the replication of all streams for as long as it
+// runs. A Store is opened by one node at a time; whose turn it is, is decided
+// above. Streams have three replicas, each confirmed append is on two nodes (and,
+// with SyncAlways, on two disks: the server's Raft log shares fsyncs by itself,
+// so there is no syncer). Nodes show each other a shared secret and, beyond the
+// loopback interface, certificates.
 package jetstream

@@ -148,7 +148,7 @@ func (st *stream) all(ctx context.Context, subject string) ([]router.Entry, erro
 		}
 	}
 	return nil, fmt.Errorf("%w: %d of %d entries of stream %s cannot be read; restore a backup, or move the directory %s away to start without any of them",
-		router.ErrDamaged, state.Msgs-uint64(len(entries)), state.Msgs, st.name, st.store.streamDir(st.name))
+		router.ErrDamaged, state.Msgs-uint64(len(entries)), state.Msgs, st.name, st.store.node.streamDir(st.name))
 }
 
 func (st *stream) read(ctx context.Context, subject string) ([]router.Entry, error) {

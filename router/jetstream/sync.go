@@ -42,7 +42,7 @@ type acknowledged struct {
 }
 
 func newSyncer(s *Store, stream string) *syncer {
-	return &syncer{store: s, dir: s.streamDir(stream), flush: datasync}
+	return &syncer{store: s, dir: s.node.streamDir(stream), flush: datasync}
 }
 
 func (s *syncer) blocks() string { return filepath.Join(s.dir, "msgs") }

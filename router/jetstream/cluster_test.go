@@ -1,0 +1,171 @@
+package jetstream_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/jetstream"
+)
+
+// cluster is three nodes in this process.
+type cluster struct {
+	t     *testing.T
+	opts  []jetstream.Options
+	nodes []*jetstream.Node
+}
+
+// freeAddrs returns addresses that nobody listens on.
+func freeAddrs(t *testing.T, n int) []string {
+	t.Helper()
+	var out []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+func newCluster(t *testing.T, edit func(i int, o *jetstream.Options)) *cluster {
+	t.Helper()
+	c := &cluster{t: t, nodes: make([]*jetstream.Node, 3)}
+	addrs := freeAddrs(t, 3)
+	for i := range c.nodes {
+		o := jetstream.Options{
+			Dir: t.TempDir(), NodeName: fmt.Sprint("n", i+1), Log: quiet(),
+			Cluster: &jetstream.ClusterOptions{Name: "test", Listen: addrs[i], Join: addrs, Secret: "a shared secret"},
+		}
+		if edit != nil {
+			edit(i, &o)
+		}
+		c.opts = append(c.opts, o)
+	}
+	t.Cleanup(func() {
+		for i := range c.nodes {
+			c.stop(i)
+		}
+	})
+	return c
+}
+
+func (c *cluster) start(i int) *jetstream.Node {
+	c.t.Helper()
+	n, err := jetstream.StartNode(c.opts[i])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.nodes[i] = n
+	return n
+}
+
+func (c *cluster) startAll() {
+	c.t.Helper()
+	for i := range c.nodes {
+		c.start(i)
+	}
+}
+
+func (c *cluster) stop(i int) {
+	if c.nodes[i] != nil {
+		c.nodes[i].Close()
+		c.nodes[i] = nil
+	}
+}
+
+func (c *cluster) open(i int) *jetstream.Store {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s, err := c.nodes[i].OpenStore(ctx)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+// appendN appends bodies and returns when all are answered; the first error ends
+// the test.
+func appendN(t *testing.T, l router.Log, bodies ...string) []uint64 {
+	t.Helper()
+	answers := make(chan answer, len(bodies))
+	for _, b := range bodies {
+		l.Append([]byte(b), "", into(answers))
+	}
+	var seqs []uint64
+	for range bodies {
+		a := hear(t, answers)
+		if a.err != nil {
+			t.Fatal(a.err)
+		}
+		seqs = append(seqs, a.s.Seq)
+	}
+	return seqs
+}
+
+func numbered(prefix string, n int) []string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprint(prefix, i))
+	}
+	return out
+}
+
+// Three nodes keep each stream together; the loss of the one that leads loses
+// nothing, and another opens the store.
+func TestClusterSurvivesNode(t *testing.T) {
+	c := newCluster(t, nil)
+	c.startAll()
+	s := c.open(0)
+	if err := s.LeadHere(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	want := numbered("first ", 500)
+	logs := []router.MailboxID{crashQueue, crashInbox}
+	for _, id := range logs {
+		appendN(t, openLog(t, s, id), want...)
+	}
+	s.Close()
+	c.stop(0)
+
+	s = c.open(1)
+	defer s.Close()
+	for _, id := range logs {
+		l := openLog(t, s, id)
+		if got := bodies(readAll(t, l, 1, 100)); !slices.Equal(got, want) {
+			t.Fatalf("%v: %d messages after the loss of a node, want %d", id, len(got), len(want))
+		}
+		appendN(t, l, "more")
+	}
+}
+
+func TestClusterNeedsSecretAndEncryption(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		edit func(*jetstream.ClusterOptions)
+		want string
+	}{
+		{"no secret", func(c *jetstream.ClusterOptions) { c.Secret = "" }, "needs a secret"},
+		{"plaintext over the network", func(c *jetstream.ClusterOptions) { c.Listen = "0.0.0.0:0" }, "without encryption"},
+		{"no name", func(c *jetstream.ClusterOptions) { c.Name = "" }, "need a name"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCluster(t, func(_ int, o *jetstream.Options) { tt.edit(o.Cluster) })
+			n, err := jetstream.StartNode(c.opts[0])
+			if err == nil {
+				n.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want one with %q", err, tt.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,226 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// Options of a Node and of the Store on it.
+type Options struct {
+	// Dir is the data directory; it is made, and locked against other processes.
+	Dir string
+	// NodeName names the server in logs, and this node in a cluster.
+	NodeName string
+	// SyncAlways: answered means on the disk. Otherwise the system is told to sync
+	// every SyncInterval, and a power cut may take what was answered since.
+	SyncAlways   bool
+	SyncInterval time.Duration
+	// MaxBytes bounds what all streams take on the disk; above it appends are
+	// refused. 0: no bound.
+	MaxBytes int64
+	// MaxMessageBytes is the largest envelope, at most 60 MiB, which is the default.
+	MaxMessageBytes int
+	// MinFreeBytes is what must stay free on the disk; below it appends are refused.
+	MinFreeBytes int64
+	// DedupWindow is how long dedup ids are remembered; default 2 minutes.
+	DedupWindow time.Duration
+	// Cluster makes the node one of several; nil: it is alone.
+	Cluster *ClusterOptions
+	Log     *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.DedupWindow == 0 {
+		o.DedupWindow = 2 * time.Minute
+	}
+	if o.SyncInterval == 0 {
+		o.SyncInterval = 10 * time.Second
+	}
+	if o.MaxMessageBytes <= 0 || o.MaxMessageBytes > maxEnvelope {
+		o.MaxMessageBytes = maxEnvelope
+	}
+	return o
+}
+
+// Node is this process's part of the backbone: the locked data directory, the
+// embedded server and the connections to it. In a cluster it takes part in
+// replication from StartNode to Close, whether or not a Store is open on it.
+type Node struct {
+	opt    Options
+	log    *slog.Logger
+	lock   *os.File
+	server *server.Server
+	login  nats.Option // of a server that others could connect to; else nil
+}
+
+const (
+	readyTimeout   = 60 * time.Second // for a large store to be recovered
+	requestTimeout = 10 * time.Second
+	maxPayload     = 64 << 20
+	maxEnvelope    = 60 << 20
+	openBatches    = 4096 // of one stream
+)
+
+// StartNode locks the data directory and starts the embedded server on it. In a
+// cluster it does not wait for the other nodes: OpenStore does.
+func StartNode(o Options) (_ *Node, err error) {
+	o = o.withDefaults()
+	n := &Node{opt: o, log: o.Log}
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	if o.Cluster != nil {
+		if err := o.Cluster.check(o.NodeName); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	if n.lock, err = lockDir(o.Dir); err != nil {
+		return nil, err
+	}
+	return n, n.startServer()
+}
+
+func (n *Node) startServer() error {
+	so := n.serverOptions()
+	if n.opt.Cluster != nil {
+		if err := n.joinCluster(so); err != nil {
+			return err
+		}
+	}
+	srv, err := server.NewServer(so)
+	if err != nil {
+		return fmt.Errorf("make the embedded server: %w", err)
+	}
+	srv.SetLoggerV2(serverLog{n.log}, false, false, false)
+	n.server = srv
+	srv.Start()
+	if !srv.ReadyForConnections(readyTimeout) {
+		return fmt.Errorf("the embedded server is not ready after %v", readyTimeout)
+	}
+	if so.JetStream && !srv.JetStreamEnabled() {
+		return errors.New("the embedded server could not start JetStream; its log says why")
+	}
+	return nil
+}
+
+func (n *Node) serverOptions() *server.Options {
+	so := &server.Options{
+		ServerName: n.opt.NodeName, DontListen: true, NoSigs: true,
+		JetStream: true, StoreDir: n.opt.Dir, SyncInterval: n.opt.SyncInterval,
+		JetStreamMaxStore: n.maxStore(), JetStreamMaxMemory: 64 << 20,
+		MaxPayload: maxPayload, MaxPending: 4 * maxPayload,
+		// What the gateway has under way is bounded by the publisher.
+		StreamMaxBufferedMsgs: 2 * publisherSlots, StreamMaxBufferedSize: 1 << 30,
+	}
+	so.JetStreamLimits.DefaultMaxConsumers = -1
+	// The default, 50, is soon met by clients that commit at once.
+	so.JetStreamLimits.MaxBatchInflightPerStream = openBatches
+	so.JetStreamLimits.MaxBatchInflightTotal = 4 * openBatches
+	return so
+}
+
+// maxStore is the server's own limit: above ours, so that records still fit.
+func (n *Node) maxStore() int64 {
+	if n.opt.MaxBytes <= 0 {
+		return -1
+	}
+	return n.opt.MaxBytes + overhead
+}
+
+// dial makes a connection to the server.
+func (n *Node) dial(name string) (*nats.Conn, error) {
+	opts := []nats.Option{
+		nats.InProcessServer(n.server), nats.Name(name), nats.MaxReconnects(-1),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			n.log.Error("connection to the embedded server", "connection", name, "error", err)
+		}),
+	}
+	if n.login != nil {
+		opts = append(opts, n.login)
+	}
+	c, err := nats.Connect("", opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded server: %w", err)
+	}
+	return c, nil
+}
+
+// Open starts a node and opens the store on it; closing the store ends both.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	n, err := StartNode(o)
+	if err != nil {
+		return nil, err
+	}
+	s, err := n.OpenStore(ctx)
+	if err != nil {
+		n.Close()
+		return nil, err
+	}
+	s.ownsNode = true
+	return s, nil
+}
+
+// Close stops the server after it wrote what it had. Stores and carriers of the
+// node must be closed before.
+func (n *Node) Close() {
+	if n.server != nil {
+		n.server.Shutdown()
+		n.server.WaitForShutdown()
+	}
+	if n.lock != nil {
+		n.lock.Close()
+	}
+}
+
+// Usage returns how many bytes the streams take on this node, and how many they
+// may.
+func (n *Node) Usage() (used, limit uint64) {
+	v, err := n.server.Jsz(nil)
+	if err != nil {
+		return 0, 0
+	}
+	return v.Store, uint64(max(v.Config.MaxStore, 0))
+}
+
+// Healthy returns nil if the server answers.
+func (n *Node) Healthy() error {
+	if h := n.server.Healthz(&server.HealthzOptions{JSEnabledOnly: true}); h.Error != "" {
+		return errors.New(h.Error)
+	}
+	return nil
+}
+
+// streamDir is where the embedded server keeps a stream's files.
+func (n *Node) streamDir(name string) string {
+	return filepath.Join(n.opt.Dir, "jetstream", "$G", "streams", name)
+}
+
+// serverLog passes the embedded server's log on: what it calls notices are ours
+// to debug by.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Noticef(f string, v ...any) { l.log.Debug("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Warnf(f string, v ...any) {
+	if strings.HasPrefix(f, "Maximum payloads over") {
+		return // chosen: a message is stored as one, and frame_bytes bounds it
+	}
+	l.log.Warn("store: " + fmt.Sprintf(f, v...))
+}
+func (l serverLog) Fatalf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Errorf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Debugf(f string, v ...any) {}
+func (l serverLog) Tracef(f string, v ...any) {}

@@ -1,0 +1,132 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// caughtUp returns when a read of a stream gives all that its leader holds.
+// Reads are answered by any replica, this node's own if it has one: one that lags
+// would hide the end of a backlog, or return a value that has been replaced.
+// Nobody writes meanwhile: the caller has the only open store.
+func (s *Store) caughtUp(ctx context.Context, name string) error {
+	if s.node.replicas() == 1 {
+		return nil
+	}
+	for {
+		info, err := s.leaderInfo(ctx, name)
+		if err == nil && info.State.LastSeq == 0 {
+			return nil
+		}
+		if err == nil {
+			if err = s.replicaHas(info); err == nil {
+				return nil
+			}
+		}
+		if !pause(ctx, formingPoll/2) {
+			return unavailable(fmt.Errorf("the replicas of stream %s have not caught up: %w", name, err))
+		}
+	}
+}
+
+// leaderInfo asks a stream's leader, which alone answers.
+func (s *Store) leaderInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	st, err := s.js.Stream(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return st.CachedInfo(), nil
+}
+
+var errLags = errors.New("a replica lags")
+
+// replicaHas returns nil if the replica that answers reads has what the leader
+// has. Replicas apply one log in one order, so equal ends and equal numbers mean
+// equal contents.
+func (s *Store) replicaHas(info *jetstream.StreamInfo) error {
+	have, ok := s.local.state(s.node.server, info.Config.Name)
+	if !ok {
+		return fmt.Errorf("this node has no replica of stream %s", info.Config.Name)
+	}
+	want := info.State
+	if want.LastSeq == have.LastSeq && want.FirstSeq == have.FirstSeq && want.Msgs == have.Msgs {
+		return nil
+	}
+	s.local.forget()
+	return fmt.Errorf("%w: it holds %d messages up to %d, the leader %d up to %d", errLags, have.Msgs, have.LastSeq, want.Msgs, want.LastSeq)
+}
+
+// replicaStates are what this node's replicas hold. The server tells of all at
+// once, so one answer serves for all streams that have not changed since.
+type replicaStates struct {
+	mu     sync.Mutex
+	states map[string]server.StreamState
+}
+
+func (r *replicaStates) state(srv *server.Server, stream string) (server.StreamState, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st, ok := r.states[stream]; ok {
+		return st, true
+	}
+	a, err := srv.JszAccount(&server.JSzOptions{Account: server.DEFAULT_GLOBAL_ACCOUNT, Streams: true})
+	if err != nil {
+		return server.StreamState{}, false
+	}
+	r.states = make(map[string]server.StreamState, len(a.Streams))
+	for _, d := range a.Streams {
+		r.states[d.Name] = d.State
+	}
+	st, ok := r.states[stream]
+	return st, ok
+}
+
+func (r *replicaStates) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.states = nil
+}
+
+// pause waits, and reports whether ctx still runs.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// What JetStream answers while a cluster forms or elects.
+const (
+	codeClusterNotAvailable  = 10008 // no leader for the metadata
+	codeClusterNotLeader     = 10009
+	codeClusterNoPeers       = 10005 // fewer nodes than replicas, so far
+	codeClusterNotAssigned   = 10007
+	codeClusterPeerNotMember = 10040
+	codeStreamOffline        = 10118
+)
+
+// mayPass reports whether an error is one that a cluster gives while it forms or
+// elects, and not a refusal.
+func mayPass(err error) bool {
+	var api jetstream.JetStreamError
+	if errors.As(err, &api) && api.APIError() != nil {
+		switch api.APIError().ErrorCode {
+		case codeClusterNotAvailable, codeClusterNotLeader, codeClusterNoPeers, codeClusterNotAssigned, codeClusterPeerNotMember, codeStreamOffline:
+			return true
+		}
+		return false
+	}
+	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, jetstream.ErrNoStreamResponse)
+}
