@@ -61,6 +61,7 @@ type conn struct {
 	lastTag     uint64
 	unwritten   heldQueue // of auto mode, in order of their bytes
 	paused      []*feed   // refused since the outbox had no room
+	drained     int       // how often it had room again
 	written     uint64
 	closed      bool // takes no more deliveries
 	dead        bool // the socket is gone

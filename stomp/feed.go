@@ -27,8 +27,8 @@ type feed struct {
 
 var _ router.Receiver = (*feed)(nil)
 
-// prepare makes the prefix; before deliveries start.
-func (fd *feed) prepare(p place) {
+// prepare makes the prefix; before deliveries start. Stores tells that they are to be settled.
+func (fd *feed) prepare(p place, stores bool) {
 	s, c := fd.sub, fd.sub.conn
 	fd.tail = makeTailForm(c.version, c.dialect)
 	b := frame.AppendCommand(nil, frame.MESSAGE)
@@ -51,7 +51,7 @@ func (fd *feed) prepare(p place) {
 	default:
 		fd.tail = fd.tail.with(destinationDot)
 	}
-	if !fd.source.Stores() {
+	if !stores {
 		if c.dialect.rabbit() {
 			b = append(b, "redelivered:false\n"...)
 		}
@@ -210,11 +210,13 @@ func (c *conn) takeWritten(total uint64) []*feed {
 	return c.feeds
 }
 
-// Drained has the feeds go on that were refused. The writer goroutine calls it.
+// Drained has the feeds go on that were refused, and who waits for room. The writer goroutine calls it.
 func (c *conn) Drained() {
 	c.mu.Lock()
 	paused := c.paused
 	c.paused = nil
+	c.drained++
+	c.changed.Broadcast()
 	c.mu.Unlock()
 	for _, fd := range paused {
 		fd.source.Resume(&c.wakes)

@@ -296,7 +296,7 @@ func TestRule09ErrorsKeepTheConnection(t *testing.T) {
 		{"subscribe to wildcard queue", "SUBSCRIBE\nid:1\ndestination:/queue/a.>\nreceipt:e\n\n", "wildcard"},
 		{"subscribe bad ack mode", "SUBSCRIBE\nid:1\ndestination:/queue/a\nack:maybe\nreceipt:e\n\n", "ack mode"},
 		{"subscribe selector", "SUBSCRIBE\nid:1\ndestination:/queue/a\nselector:a > \nreceipt:e\n\n", "bad selector: the selector ends where"},
-		{"subscribe browser", "SUBSCRIBE\nid:1\ndestination:/queue/a\nbrowser:true\nreceipt:e\n\n", "browser is not supported"},
+		{"subscribe browser", "SUBSCRIBE\nid:1\ndestination:/topic/a\nbrowser:true\nreceipt:e\n\n", "browser:true is for a queue"},
 		{"subscribe exclusive", "SUBSCRIBE\nid:1\ndestination:/queue/a\nexclusive:true\nreceipt:e\n\n", "exclusive is not supported"},
 		{"subscribe bad prefetch", "SUBSCRIBE\nid:1\ndestination:/queue/a\nactivemq.prefetchSize:x\nreceipt:e\n\n", "prefetchSize"},
 		{"durable without client-id", "SUBSCRIBE\nid:1\ndestination:/topic/a\nactivemq.subscriptionName:n\nreceipt:e\n\n", "client-id"},

@@ -44,8 +44,12 @@ func (c *conn) subscribe(f *frame.Frame) error {
 	if err != nil {
 		return err
 	}
+	browser, err := wantsBrowser(f)
+	if err != nil {
+		return err
+	}
 	if old := c.subs[s.key]; old != nil {
-		if old.destination == s.destination && old.mode == s.mode && old.durable == s.durable {
+		if old.destination == s.destination && old.mode == s.mode && old.durable == s.durable && !browser {
 			c.confirm(f) // a client that repeats itself
 			return nil
 		}
@@ -61,6 +65,12 @@ func (c *conn) subscribe(f *frame.Frame) error {
 	if len(places) > 1 && s.durable != "" {
 		return mistake("Make one durable subscription for each topic, or one with a wildcard.", "a durable subscription is for one destination, not for a composite")
 	}
+	if browser {
+		if len(places) > 1 {
+			return mistake("Look into one queue after the other.", "browser:true is for one queue, not for a composite")
+		}
+		return c.browse(f, s, places[0], o)
+	}
 	credit := o.Credit
 	for _, p := range places {
 		o.Credit = c.credit(s, p, credit)
@@ -69,15 +79,24 @@ func (c *conn) subscribe(f *frame.Frame) error {
 			return err
 		}
 	}
-	if _, asked := f.Get("receipt"); asked {
-		// Nothing may stand between the receipt and the outbox, or a MESSAGE would overtake it.
-		if !c.await(func() bool { return c.replies.head == nil }) {
-			return errLeft
-		}
-		c.confirm(f)
+	if !c.confirmFirst(f) {
+		return errLeft
 	}
 	c.begun(s)
 	return nil
+}
+
+// confirmFirst sends the RECEIPT of a SUBSCRIBE before anything else: nothing may stand between it and the outbox, or a
+// MESSAGE would overtake it. It returns false if the socket is gone.
+func (c *conn) confirmFirst(f *frame.Frame) bool {
+	if _, asked := f.Get("receipt"); !asked {
+		return true
+	}
+	if !c.await(func() bool { return c.replies.head == nil }) {
+		return false
+	}
+	c.confirm(f)
+	return true
 }
 
 // begun lets the deliveries of a new subscription begin.
@@ -178,10 +197,8 @@ func (c *conn) credit(s *subscription, p place, asked int) int {
 
 // checkUnsupported refuses what would change who gets which message: to ignore it would be worse.
 func (c *conn) checkUnsupported(f *frame.Frame) error {
-	for _, name := range [...]string{"exclusive", "browser"} {
-		if v, _ := f.Get(name); string(v) == "true" {
-			return unsupported(name)
-		}
+	if v, _ := f.Get("exclusive"); string(v) == "true" {
+		return unsupported("exclusive")
 	}
 	if _, found := f.Get("x-stream-offset"); found {
 		return unsupported("x-stream-offset")
@@ -191,7 +208,6 @@ func (c *conn) checkUnsupported(f *frame.Frame) error {
 
 var unsupportedHints = map[string]string{
 	"consumer.selector": "Give the selector as a header of SUBSCRIBE.",
-	"browser":           "Operators look into a queue with: mqgate queue peek NAME.",
 	"consumer.browser":  "Give browser:true as a header of SUBSCRIBE.",
 	"x-stream-offset":   "Use a durable subscription to a topic.",
 	"exclusive":         "Use a temporary queue, or activemq.exclusive:true to be the only one who gets messages.",
@@ -260,7 +276,7 @@ func (c *conn) openFeed(s *subscription, p place, o router.SubscribeOptions) err
 		return err
 	}
 	fd.source = source
-	fd.prepare(p)
+	fd.prepare(p, source.Stores())
 	s.feeds = append(s.feeds, fd)
 	return nil
 }
