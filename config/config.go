@@ -18,6 +18,7 @@ type Config struct {
 	DataDir      string        `key:"data_dir"`
 	NodeName     string        `key:"node_name"`
 	DrainTimeout time.Duration `key:"drain_timeout" min:"0s" max:"10m"`
+	Drain        Drain         `key:"drain"`
 	Log          Log           `key:"log"`
 	Stomp        Stomp         `key:"stomp"`
 	Mqtt         Mqtt          `key:"mqtt"`
@@ -30,6 +31,12 @@ type Config struct {
 	Users        []User        `key:"users"`
 	UsersFile    string        `key:"users_file" relative:"file"`
 	Anonymous    Anonymous     `key:"anonymous"`
+}
+
+// Drain says how clients are sent away before the process ends.
+type Drain struct {
+	Grace  time.Duration `key:"grace" min:"0s" max:"5m"`
+	Spread time.Duration `key:"spread" min:"0s" max:"10m"`
 }
 
 // Log says what is logged and how.
@@ -49,6 +56,7 @@ type Stomp struct {
 	Listen          string     `key:"listen"`
 	Dialect         string     `key:"dialect" oneof:"activemq,rabbitmq"`
 	TLS             TLS        `key:"tls"`
+	ProxyProtocol   []string   `key:"proxy_protocol"`
 	Listeners       []Listener `key:"listeners"`
 	DefaultPrefetch int        `key:"default_prefetch" min:"1" max:"65535"`
 	Heartbeat       Heartbeat  `key:"heartbeat"`
@@ -57,7 +65,7 @@ type Stomp struct {
 // Open returns the listeners that are to be opened: the main one first, then
 // the extra ones in their order, without those whose address is empty.
 func (s Stomp) Open() []Listener {
-	all := append([]Listener{{Listen: s.Listen, Dialect: s.Dialect, TLS: s.TLS}}, s.Listeners...)
+	all := append([]Listener{{Listen: s.Listen, Dialect: s.Dialect, TLS: s.TLS, ProxyProtocol: s.ProxyProtocol}}, s.Listeners...)
 	open := all[:0]
 	for _, l := range all {
 		if l.Listen != "" {
@@ -72,6 +80,8 @@ type Listener struct {
 	Listen  string `key:"listen"`
 	Dialect string `key:"dialect" oneof:"activemq,rabbitmq"`
 	TLS     TLS    `key:"tls"`
+	// ProxyProtocol is as Stomp.ProxyProtocol.
+	ProxyProtocol []string `key:"proxy_protocol"`
 }
 
 // TLS names the files of a TLS listener. The zero TLS is a plain listener.
@@ -95,6 +105,7 @@ type Heartbeat struct {
 type Mqtt struct {
 	Listen           string        `key:"listen"`
 	TLS              TLS           `key:"tls"`
+	ProxyProtocol    []string      `key:"proxy_protocol"`
 	MaxSessionExpiry time.Duration `key:"max_session_expiry" min:"1s" max:"365d"`
 	MaxInflight      int           `key:"max_inflight" min:"1" max:"65535"`
 	OfflineMessages  int           `key:"offline_messages" min:"1" max:"10000000"`
@@ -103,9 +114,10 @@ type Mqtt struct {
 
 // HTTP configures the listener for browsers: WebSocket and the chat.
 type HTTP struct {
-	Listen  string   `key:"listen"`
-	TLS     TLS      `key:"tls"`
-	Origins []string `key:"origins"`
+	Listen        string   `key:"listen"`
+	TLS           TLS      `key:"tls"`
+	ProxyProtocol []string `key:"proxy_protocol"`
+	Origins       []string `key:"origins"`
 }
 
 // TopicRule has the topics that match a pattern keep a history.
@@ -209,6 +221,7 @@ func Default() *Config {
 	return &Config{
 		DataDir:      "./mqgate-data",
 		DrainTimeout: 20 * time.Second,
+		Drain:        Drain{Spread: 10 * time.Second},
 		Log:          Log{Format: "text", Level: "info"},
 		Stomp: Stomp{
 			Listen:          "127.0.0.1:61613",

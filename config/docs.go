@@ -6,7 +6,10 @@ package config
 var docs = map[string]string{
 	"data_dir":      "Directory of everything that is stored; created with mode 0700 if missing. A relative name starts at the working directory.",
 	"node_name":     `Name of this node in logs, metrics and message ids. Empty: the host name.`,
-	"drain_timeout": "After the first SIGTERM or SIGINT: how long connections may take to finish before they are closed. Keep it below the kill time of whatever supervises the process.",
+	"drain_timeout": `After the first SIGTERM or SIGINT, or "mqgate drain", after drain.grace and drain.spread: how long the last connections may take to finish before they are cut. Keep the sum of the three below the kill time of whatever supervises the process.`,
+	"drain":         "How clients are sent to another node. /readyz says 503 from the first moment on.",
+	"drain.grace":   "How long clients are still served as ever, so that a load balancer sees /readyz and sends new ones elsewhere: its check interval times the failures that it waits for, and a little more.",
+	"drain.spread":  "Then the connections are closed a few at a time over this long, so that not all come back at once elsewhere. 100 a second go in any case.",
 
 	"log":        "Log lines go to standard error.",
 	"log.format": "",
@@ -19,10 +22,12 @@ var docs = map[string]string{
 	"stomp.tls.cert_file":                  "Certificate chain, the server's own first.",
 	"stomp.tls.key_file":                   "Its private key.",
 	"stomp.tls.client_ca_file":             "Authorities whose client certificates are accepted; a user's cert_names then log in without a password.",
+	"stomp.proxy_protocol":                 proxyProtocolText,
 	"stomp.listeners":                      "More listeners, each with its own dialect and TLS.",
 	"stomp.listeners[].listen":             "",
 	"stomp.listeners[].dialect":            "",
 	"stomp.listeners[].tls":                "As stomp.tls; leave it out for a plain listener.",
+	"stomp.listeners[].proxy_protocol":     "As stomp.proxy_protocol.",
 	"stomp.listeners[].tls.cert_file":      "",
 	"stomp.listeners[].tls.key_file":       "",
 	"stomp.listeners[].tls.client_ca_file": "",
@@ -35,6 +40,7 @@ var docs = map[string]string{
 	"admin":                    "HTTP endpoint for health, metrics and the operator's commands. It has no TLS: keep it on the loopback interface or behind a proxy.",
 	"mqtt":                     "MQTT 3.1, 3.1.1 and 5.",
 	"mqtt.listen":              `Address of the listener; "" closes it.`,
+	"mqtt.proxy_protocol":      "As stomp.proxy_protocol.",
 	"mqtt.tls":                 "TLS on the MQTT listener, as stomp.tls.",
 	"mqtt.tls.cert_file":       "Certificate chain, the server's own first.",
 	"mqtt.tls.key_file":        "Its private key.",
@@ -45,6 +51,7 @@ var docs = map[string]string{
 	"mqtt.offline_bytes":       "The same in bytes.",
 	"http":                     "WebSocket for browsers: STOMP on /stomp, MQTT on /mqtt, JSON on /ws; the chat on /chat/.",
 	"http.listen":              `Address of the listener; "" closes it.`,
+	"http.proxy_protocol":      "As stomp.proxy_protocol.",
 	"http.tls":                 "TLS on the HTTP listener, as stomp.tls.",
 	"http.tls.cert_file":       "Certificate chain, the server's own first.",
 	"http.tls.key_file":        "Its private key.",
@@ -113,6 +120,11 @@ var docs = map[string]string{
 	"anonymous.consume": "",
 	"anonymous.admin":   "Like a user's admin.",
 }
+
+// proxyProtocolText is long, and stands apart so that the table stays readable.
+const proxyProtocolText = `Networks of the load balancers before this listener, such as ["10.0.0.0/24"], that put a PROXY protocol header ` +
+	`(version 1 or 2) before each connection, also before TLS: it has the client's address. When the list is not empty, ` +
+	`connections from elsewhere and those without a header are refused, and clients count as coming from the network.`
 
 // samples are the values that Reference shows in the elements of lists, where
 // the default would be no example.

@@ -13,6 +13,8 @@ type endpoint struct {
 	text string
 	host string // "" is every interface
 	port uint16
+	// proxied: whoever can reach the proxy before it can reach it.
+	proxied bool
 }
 
 // endpoints returns the addresses that are to be opened, and what is wrong with
@@ -20,7 +22,7 @@ type endpoint struct {
 func (c *Config) endpoints() ([]endpoint, Errors) {
 	var all []endpoint
 	var wrong Errors
-	add := func(key, text string) {
+	add := func(key, text string, proxies []string) {
 		if text == "" {
 			return
 		}
@@ -29,15 +31,16 @@ func (c *Config) endpoints() ([]endpoint, Errors) {
 			wrong = append(wrong, p)
 			return
 		}
+		e.proxied = len(proxies) > 0
 		all = append(all, e)
 	}
-	add("stomp.listen", c.Stomp.Listen)
+	add("stomp.listen", c.Stomp.Listen, c.Stomp.ProxyProtocol)
 	for i, l := range c.Stomp.Listeners {
-		add("stomp.listeners["+strconv.Itoa(i)+"].listen", l.Listen)
+		add("stomp.listeners["+strconv.Itoa(i)+"].listen", l.Listen, l.ProxyProtocol)
 	}
-	add("mqtt.listen", c.Mqtt.Listen)
-	add("http.listen", c.HTTP.Listen)
-	add("admin.listen", c.Admin.Listen)
+	add("mqtt.listen", c.Mqtt.Listen, c.Mqtt.ProxyProtocol)
+	add("http.listen", c.HTTP.Listen, c.HTTP.ProxyProtocol)
+	add("admin.listen", c.Admin.Listen, nil)
 	return all, wrong
 }
 
@@ -86,12 +89,12 @@ func (e endpoint) collides(o endpoint) bool {
 	return e.port != 0 && e.port == o.port && (e.host == o.host || e.host == "" || o.host == "")
 }
 
-// exposed returns the endpoints that other machines can reach.
+// exposed returns the endpoints that other machines can reach, be it through a proxy.
 func (c *Config) exposed() []endpoint {
 	all, _ := c.endpoints()
 	var open []endpoint
 	for _, e := range all {
-		if !e.loopback() {
+		if !e.loopback() || e.proxied {
 			open = append(open, e)
 		}
 	}

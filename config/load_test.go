@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -386,7 +385,7 @@ func TestListsFromOneLine(t *testing.T) {
 		{Listen: "127.0.0.1:0", Dialect: DialectRabbitMQ},
 		{Listen: "127.0.0.1:0", Dialect: DialectActiveMQ},
 	}
-	if got := c.Stomp.Open(); !slices.Equal(got, want) {
+	if got := c.Stomp.Open(); !reflect.DeepEqual(got, want) {
 		t.Errorf("open %+v, want %+v", got, want)
 	}
 }

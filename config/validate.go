@@ -27,6 +27,7 @@ func (c *Config) checkKeys() Errors {
 	}
 	_, wrong := c.endpoints()
 	found = append(found, wrong...)
+	found = append(found, c.checkProxies()...)
 	found = append(found, c.checkQueues()...)
 	return append(found, c.checkUsers()...)
 }

@@ -43,6 +43,7 @@ type Gateway struct {
 	cfg     *config.Config
 	log     *slog.Logger
 	version string
+	started time.Time
 	auth    *auth.Authority
 	store   *jetstream.Store
 	router  *router.Router
@@ -53,8 +54,12 @@ type Gateway struct {
 	listeners []listener
 	webs      []webListener
 	undo      []func() // in order of start; Close runs them backwards
+	checks    []readyCheck
 	serving   atomic.Bool
 	closing   sync.Once
+
+	drainAsked chan struct{} // closed by Drain
+	askDrain   sync.Once
 }
 
 // listener is a bound port of a front-end that serves connections.
@@ -77,7 +82,8 @@ const startTimeout = 10 * time.Minute
 
 // New locks the data directory, opens the store and binds every listener.
 func New(cfg *config.Config, deps Deps) (_ *Gateway, err error) {
-	g := &Gateway{cfg: cfg, log: deps.Log, version: deps.Version}
+	g := &Gateway{cfg: cfg, log: deps.Log, version: deps.Version, drainAsked: make(chan struct{}), started: time.Now()}
+	g.checks = g.ownChecks()
 	defer func() {
 		if err != nil {
 			g.Close()
@@ -100,6 +106,7 @@ func New(cfg *config.Config, deps Deps) (_ *Gateway, err error) {
 // frontEnd is what all of them have.
 type frontEnd interface {
 	Drain(context.Context) error
+	Shed(n int) int
 	Connections() int
 }
 
@@ -271,28 +278,40 @@ func (g *Gateway) historyRules() (func(router.Address) (int, time.Duration), err
 	}, nil
 }
 
-// Run serves until ctx ends or a part fails, then drains and closes. It returns
-// nil if ctx ended it.
+// Run serves until ctx ends, Drain is called or a part fails, then drains and
+// closes. It returns nil if no part failed.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.Close()
-	serve, ctx := errgroup.WithContext(ctx)
 	life, stopWebs := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWebs()
+	accepting, stopAccepting := context.WithCancel(life)
+	defer stopAccepting()
+	serve, failed := errgroup.WithContext(accepting)
 	var webs errgroup.Group
 	for _, l := range g.webs {
 		webs.Go(func() error { return admin.Serve(life, l.Listener, l.handler) })
 		g.announce(l.name, l.Addr())
 	}
 	for _, l := range g.listeners {
-		serve.Go(func() error { return l.serve(ctx, l.Listener) })
+		serve.Go(func() error { return l.serve(failed, l.Listener) })
 		g.announce(l.name, l.Addr())
 	}
 	g.serving.Store(true)
 	g.log.Info("ready", "version", g.version, "data_dir", g.cfg.DataDir, "sync", g.cfg.Storage.Sync.String())
-	<-ctx.Done()
-	g.serving.Store(false)
+	g.notify("READY=1")
+	select {
+	case <-ctx.Done():
+		g.Drain()
+	case <-g.drainAsked:
+	case <-failed.Done():
+		g.Drain()
+	}
+	g.notify("STOPPING=1")
+	g.grace(failed.Done())
+	stopAccepting()
 	g.ws.Stop()
 	err := serve.Wait()
+	g.shed()
 	g.drain() // the admin interface still answers: not ready
 	stopWebs()
 	return errors.Join(err, webs.Wait())
@@ -300,23 +319,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 
 func (g *Gateway) announce(name string, a net.Addr) {
 	g.log.Info("listening", "listener", name, "address", a.String())
-}
-
-// drain tells the clients, and ends their connections. Streams over WebSocket
-// belong to the STOMP and MQTT servers and end with those.
-func (g *Gateway) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.DrainTimeout)
-	defer cancel()
-	var all sync.WaitGroup
-	for name, f := range g.frontEnds() {
-		all.Go(func() {
-			g.log.Info("draining", "protocol", name, "connections", f.Connections())
-			if err := f.Drain(ctx); err != nil {
-				g.log.Warn("not every client could be told", "protocol", name, "error", err)
-			}
-		})
-	}
-	all.Wait()
 }
 
 // Close stops what New started, last first. It may be called more than once.
@@ -335,7 +337,7 @@ func (g *Gateway) Close() {
 func (g *Gateway) adminHandler(trusted bool) http.Handler {
 	return admin.Handler(admin.Options{
 		Router: g.router, Auth: g.auth, Version: g.version, Log: g.log, Usage: g.store.Usage,
-		Ready: g.ready, Connections: g.connections,
+		Ready: g.ready, Connections: g.connections, Cluster: g.cluster, Drain: g.drainByOperator,
 	}, trusted)
 }
 
@@ -345,16 +347,6 @@ func (g *Gateway) connections() map[string]int {
 		n[name] = f.Connections()
 	}
 	return n
-}
-
-func (g *Gateway) ready() error {
-	if !g.serving.Load() {
-		return errors.New("not serving: starting or draining")
-	}
-	if g.store.DiskLow() {
-		return errors.New("the disk is nearly full")
-	}
-	return g.store.Healthy()
 }
 
 // Addr returns the address of a listener by its name as the log has it, such as

@@ -15,6 +15,7 @@ import (
 
 	"github.com/mqgate/mqgate/config"
 	"github.com/mqgate/mqgate/examples/chat"
+	"github.com/mqgate/mqgate/gateway/proxy"
 	"github.com/mqgate/mqgate/stomp"
 )
 
@@ -37,20 +38,20 @@ func (g *Gateway) listen() error {
 			name = fmt.Sprintf("stomp.listeners[%d]", i-1)
 		}
 		serve := func(ctx context.Context, l net.Listener) error { return g.stomp.Serve(ctx, l, dialect) }
-		if err := g.listenTCP(name, c.Listen, c.TLS, serve); err != nil {
+		if err := g.listenTCP(name, c.Listen, c.TLS, c.ProxyProtocol, serve); err != nil {
 			return err
 		}
 	}
-	if err := g.listenTCP("mqtt", g.cfg.Mqtt.Listen, g.cfg.Mqtt.TLS, g.mqtt.Serve); err != nil {
+	if err := g.listenTCP("mqtt", g.cfg.Mqtt.Listen, g.cfg.Mqtt.TLS, g.cfg.Mqtt.ProxyProtocol, g.mqtt.Serve); err != nil {
 		return err
 	}
 	if err := g.listenSocket(); err != nil {
 		return err
 	}
-	if err := g.listenHTTP("admin", g.cfg.Admin.Listen, g.cfg.Admin.TLS, g.adminHandler(false)); err != nil {
+	if err := g.listenHTTP("admin", g.cfg.Admin.Listen, g.cfg.Admin.TLS, nil, g.adminHandler(false)); err != nil {
 		return err
 	}
-	return g.listenHTTP("http", g.cfg.HTTP.Listen, g.cfg.HTTP.TLS, g.browserHandler())
+	return g.listenHTTP("http", g.cfg.HTTP.Listen, g.cfg.HTTP.TLS, g.cfg.HTTP.ProxyProtocol, g.browserHandler())
 }
 
 // browserHandler serves WebSocket, its JavaScript client and the chat.
@@ -61,27 +62,37 @@ func (g *Gateway) browserHandler() http.Handler {
 	return mux
 }
 
-// bind listens if there is an address; l is nil if there is none.
-func bind(name, address string, c config.TLS) (l net.Listener, full string, err error) {
+// bind listens if there is an address; l is nil if there is none. Proxies are the
+// networks of the load balancers before it, if any.
+func (g *Gateway) bind(name, address string, c config.TLS, proxies []string) (l net.Listener, full string, err error) {
 	if address == "" {
 		return nil, name, nil
 	}
 	if l, err = net.Listen("tcp", address); err != nil {
 		return nil, name, fmt.Errorf("listen (%s.listen): %w", name, err)
 	}
+	if len(proxies) > 0 {
+		trusted, err := config.Networks(proxies)
+		if err != nil {
+			l.Close()
+			return nil, name, fmt.Errorf("%s.proxy_protocol: %w", name, err)
+		}
+		// Its header comes first, before a TLS handshake too.
+		l = proxy.NewListener(l, proxy.Options{Trusted: trusted, Name: name, Log: g.log})
+	}
 	return withTLS(l, name, c)
 }
 
-func (g *Gateway) listenTCP(name, address string, c config.TLS, serve func(context.Context, net.Listener) error) error {
-	l, name, err := bind(name, address, c)
+func (g *Gateway) listenTCP(name, address string, c config.TLS, proxies []string, serve func(context.Context, net.Listener) error) error {
+	l, name, err := g.bind(name, address, c, proxies)
 	if l != nil {
 		g.listeners = append(g.listeners, listener{Listener: l, name: name, serve: serve})
 	}
 	return err
 }
 
-func (g *Gateway) listenHTTP(name, address string, c config.TLS, h http.Handler) error {
-	l, name, err := bind(name, address, c)
+func (g *Gateway) listenHTTP(name, address string, c config.TLS, proxies []string, h http.Handler) error {
+	l, name, err := g.bind(name, address, c, proxies)
 	if l != nil {
 		g.undo = append(g.undo, func() { l.Close() })
 		g.webs = append(g.webs, webListener{Listener: l, name: name, handler: h})

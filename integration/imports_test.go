@@ -21,10 +21,12 @@ const module = "github.com/mqgate/mqgate"
 var allowed = map[string][]string{
 	"cmd/mqgate": {"bench", "config", "gateway", "gateway/admin", "gateway/auth", "router"},
 	// The gateway serves the chat of examples/chat, which is embedded there.
-	"gateway": {"config", "examples/chat", "gateway/admin", "gateway/auth", "gateway/console", "router", "router/jetstream", "router/outbox",
+	"gateway": {"config", "examples/chat", "gateway/admin", "gateway/auth", "gateway/console", "gateway/proxy", "router", "router/jetstream",
+		"router/outbox",
 		"stomp", "mqtt", "ws"},
 	"gateway/admin":       {"config", "gateway/auth", "router"},
 	"gateway/auth":        {"config", "router"},
+	"gateway/proxy":       {},
 	"gateway/console":     {"config", "gateway/admin", "gateway/auth", "router"},
 	"config":              {},
 	"router":              {"router/outbox", "router/selector"},

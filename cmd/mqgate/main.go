@@ -33,6 +33,8 @@ type commands struct {
 	// Verbs that talk to a running broker; queue (queue.go) belongs here too.
 	Bench   BenchCmd   `cmd:"" help:"Put load on a broker, and check what arrives."`
 	Queue   QueueCmd   `cmd:"" help:"List, inspect and repair queues of a running gateway."`
+	Cluster ClusterCmd `cmd:"" help:"Show the nodes of a running cluster."`
+	Drain   DrainCmd   `cmd:"" help:"Send the clients of a running gateway to other nodes, then end it."`
 	Version VersionCmd `cmd:"" help:"Print the version."`
 }
 

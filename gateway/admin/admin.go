@@ -25,8 +25,12 @@ type Options struct {
 	Router  *router.Router
 	Auth    router.Authenticator
 	Version string
-	// Ready returns nil if clients may come.
-	Ready func() error
+	// Ready returns the conditions for clients to come.
+	Ready func() []Check
+	// Cluster returns the state of all nodes.
+	Cluster func(context.Context) (Cluster, error)
+	// Drain begins to send the clients away, after which the process ends.
+	Drain func() DrainState
 	// Usage returns the bytes that the store takes and may take.
 	Usage func() (used, limit uint64)
 	// Connections returns the number of connections by protocol.
@@ -50,6 +54,8 @@ func Handler(o Options, trusted bool) http.Handler {
 		"POST /api/v1/queue/move":    h.move,
 		"DELETE /api/v1/queue":       h.remove,
 		"GET /api/v1/connections":    h.connections,
+		"GET /api/v1/cluster":        h.cluster,
+		"POST /api/v1/drain":         h.drain,
 	} {
 		mux.Handle(pattern, h.guard(f))
 	}
@@ -140,14 +146,6 @@ func writeError(w http.ResponseWriter, err error) {
 		status = http.StatusInternalServerError
 	}
 	writeJSON(w, status, map[string]string{"error": router.TextOf(err), "class": router.ClassOf(err).String()})
-}
-
-func (h *handler) ready(w http.ResponseWriter, _ *http.Request) {
-	if err := h.Ready(); err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	w.Write([]byte("ready\n"))
 }
 
 // address reads the queue that a request names.

@@ -3,13 +3,13 @@ package admin
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -33,7 +33,8 @@ type fixture struct {
 	t      *testing.T
 	router *router.Router
 	opt    Options
-	ready  error
+	ready  []Check
+	drains int
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -50,8 +51,15 @@ func newFixture(t *testing.T) *fixture {
 	f := &fixture{t: t, router: r}
 	f.opt = Options{
 		Router: r, Auth: logins{}, Version: "v1.2.3", Log: slog.New(slog.DiscardHandler),
-		Ready: func() error { return f.ready }, Usage: func() (uint64, uint64) { return 10, 100 },
+		Ready: func() []Check { return f.ready }, Usage: func() (uint64, uint64) { return 10, 100 },
 		Connections: func() map[string]int { return map[string]int{"stomp": 3} },
+		Cluster: func(context.Context) (Cluster, error) {
+			return Cluster{Name: "c", Node: "a", Leader: "b", LeaseAge: time.Second, Nodes: []Node{{Name: "a", Reachable: true}, {Name: "b"}}}, nil
+		},
+		Drain: func() DrainState {
+			f.drains++
+			return DrainState{Spread: time.Second, Connections: map[string]int{"mqtt": 7}}
+		},
 	}
 	return f
 }
@@ -106,11 +114,12 @@ func TestHealth(t *testing.T) {
 	if code, _ := f.do(false, request("GET", "/livez"), nil); code != 200 {
 		t.Errorf("livez %d", code)
 	}
-	if code, _ := f.do(false, request("GET", "/readyz"), nil); code != 200 {
-		t.Errorf("readyz %d", code)
+	f.ready = []Check{{Name: "disk"}, {Name: "quorum"}}
+	if code, body := f.do(false, request("GET", "/readyz"), nil); code != 200 || body != "ready\n[+] disk\n[+] quorum\n" {
+		t.Errorf("readyz %d %q", code, body)
 	}
-	f.ready = errors.New("the disk is nearly full")
-	if code, body := f.do(false, request("GET", "/readyz"), nil); code != 503 || !strings.Contains(body, "nearly full") {
+	f.ready[0].Problem = "the disk is nearly full"
+	if code, body := f.do(false, request("GET", "/readyz"), nil); code != 503 || body != "not ready\n[-] disk: the disk is nearly full\n[+] quorum\n" {
 		t.Errorf("readyz %d %q", code, body)
 	}
 	if code, _ := f.do(false, request("GET", "/livez"), nil); code != 200 {

@@ -1,0 +1,69 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+
+	"github.com/mqgate/mqgate/gateway/admin"
+)
+
+// readyCheck is one condition for clients to be sent here. Problem returns nil if
+// it holds; it answers from memory, since load balancers ask every second or two.
+type readyCheck struct {
+	name    string
+	problem func() error
+}
+
+// ownChecks are those that every node has; a clustered one appends its own.
+func (g *Gateway) ownChecks() []readyCheck {
+	return []readyCheck{
+		{"serving", func() error {
+			if !g.serving.Load() {
+				return errors.New("starting")
+			}
+			return nil
+		}},
+		{"draining", func() error {
+			if g.draining() {
+				return errors.New("clients are being sent away")
+			}
+			return nil
+		}},
+		{"disk", func() error {
+			if g.store.DiskLow() {
+				return errors.New("the disk is nearly full, or the store is at its limit")
+			}
+			return nil
+		}},
+		{"store", func() error { return g.store.Healthy() }},
+	}
+}
+
+// ready returns the state of all checks.
+func (g *Gateway) ready() []admin.Check {
+	out := make([]admin.Check, len(g.checks))
+	for i, c := range g.checks {
+		out[i].Name = c.name
+		if err := c.problem(); err != nil {
+			out[i].Problem = err.Error()
+		}
+	}
+	return out
+}
+
+// node is what this node says of itself.
+func (g *Gateway) node() admin.Node {
+	checks := g.ready()
+	used, limit := g.store.Usage()
+	return admin.Node{
+		Name: g.cfg.NodeName, Version: g.version, Started: g.started, Reachable: true, Ready: admin.AllHold(checks), Checks: checks,
+		Connections: g.connections(), StoreUsed: used, StoreLimit: limit,
+	}
+}
+
+// cluster is the state of all nodes: of a single one, its own.
+func (g *Gateway) cluster(context.Context) (admin.Cluster, error) {
+	n := g.node()
+	n.Leader = true
+	return admin.Cluster{Node: n.Name, Leader: n.Name, Nodes: []admin.Node{n}}, nil
+}
