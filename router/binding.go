@@ -126,6 +126,24 @@ func (s *Session) BindQueue(ctx context.Context, f Filter, queue Address) error 
 	return r.addBinding(ctx, b)
 }
 
+// UnbindQueue ends what BindQueue began. What the queue holds stays.
+func (s *Session) UnbindQueue(ctx context.Context, f Filter, queue Address) error {
+	if err := s.router.auth.Authorize(s.Principal, ActionConsume, queue); err != nil {
+		return err
+	}
+	r := s.router
+	r.bindMu.Lock()
+	defer r.bindMu.Unlock()
+	b := r.bindings[(&Binding{Filter: f, Box: MailboxID{KindQueueBox, queue.vhost, queue.name}}).key()]
+	switch {
+	case b == nil:
+		return &Error{Op: "unsubscribe", Class: NotFound, Text: fmt.Sprintf("queue %s is not bound to that topic", queue.Name())}
+	case b.User != s.Principal.Name() && !s.Principal.Admin():
+		return &Error{Op: "unsubscribe", Class: Denied, Text: fmt.Sprintf("another user bound queue %s to that topic", queue.Name())}
+	}
+	return r.dropRoute(ctx, b)
+}
+
 // addBinding stores a binding, then routes by it; with bindMu held.
 func (r *Router) addBinding(ctx context.Context, b *Binding) error {
 	box, err := r.open(ctx, b.Box)

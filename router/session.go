@@ -86,6 +86,12 @@ func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done
 		return false, err
 	}
 	s.router.Stats.Published.Add(1)
+	if m.Has(FlagRetain) {
+		// Whoever subscribed meanwhile may have read the topic's retained message before this one.
+		if now, err := s.route(ctx, m.To); err == nil {
+			r = now
+		}
+	}
 	s.deliverLive(r, m, w)
 	return pending, nil
 }

@@ -83,9 +83,7 @@ func (c *conn) showEnd(fd *feed) error {
 // appendWhenRoom appends a frame to the outbox once it has room for it. Only the reader may call it, since it waits.
 func (c *conn) appendWhenRoom(size int, write func([]byte) []byte) bool {
 	for {
-		c.mu.Lock()
-		seen := c.drained
-		c.mu.Unlock()
+		seen := c.drainedSoFar()
 		buf, ok := c.out.Begin(size)
 		if ok {
 			buf = write(buf)

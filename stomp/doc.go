@@ -22,6 +22,15 @@
 //   - Every buffer is bounded: the frame, unconfirmed publishes, transactions, subscriptions, what waits to be written.
 //   - A panic ends the connection that caused it and is counted.
 //
+// # What it adds
+//
+// Headers that neither the protocol nor the two brokers have, or that only one of them has:
+//
+//   - SEND retain:true (ActiveMQ.Retain) keeps the message as its topic's retained one, and an empty one removes that;
+//     SUBSCRIBE retained:true (activemq.retroactive) is given those that match, marked retained:true.
+//   - SUBSCRIBE x-bind-topic:/topic/plant.*.temp to a queue has those topics' messages stored in the queue from then on;
+//     UNSUBSCRIBE with the same header ends that.
+//
 // # What it never does
 //
 // It stores nothing, decides no rights (router.Authenticator and the router's Authorizer do), opens no port and knows no

@@ -16,9 +16,11 @@ import (
 type feed struct {
 	sub    *subscription
 	source *router.Subscription
+	filter router.Filter
 	prefix []byte
 	tail   tailForm
 	closed atomic.Bool
+	offer  atomic.Pointer[offer] // nil unless retained messages are being sent
 
 	// The writer goroutine's: the last delivery of auto mode that was written, and how many are not settled yet.
 	settled  *router.Delivery
@@ -67,12 +69,20 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 	if fd.closed.Load() {
 		return true // the client has unsubscribed meanwhile: nothing was lost
 	}
+	if o := fd.offer.Load(); o != nil && m.Has(router.FlagRetain) {
+		return fd.liveOffered(o, m, w)
+	}
+	return fd.live(m, w) || fd.overrun()
+}
+
+// live reports whether there was room.
+func (fd *feed) live(m *router.Message, w *outbox.Batch) bool {
 	c := fd.sub.conn
 	shared := m.Encoded(fd.tail.key(), fd.tail.build())
 	buf, ok := c.out.Begin(len(fd.prefix) + len(shared) + ackBytes)
 	if !ok {
 		c.out.End(w, buf)
-		return fd.overrun()
+		return false
 	}
 	buf = append(buf, fd.prefix...)
 	if fd.tail&withoutID != 0 {
@@ -97,13 +107,15 @@ func (fd *feed) overrun() bool {
 
 // Stored appends a message that is to be settled: by the client, or in auto mode once it is written.
 func (fd *feed) Stored(d *router.Delivery, w *outbox.Batch) bool {
-	s, c := fd.sub, fd.sub.conn
+	s, c, m := fd.sub, fd.sub.conn, d.Message
+	if o := fd.offer.Load(); o != nil && m.Has(router.FlagRetain) {
+		o.superseded(m)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || fd.closed.Load() {
 		return false
 	}
-	m := d.Message
 	var shared []byte
 	if len(m.Body) >= sharedBytes {
 		shared = m.Encoded(fd.tail.key(), fd.tail.build()) // rather than to copy it into the outbox

@@ -96,7 +96,7 @@ func appendTail(b []byte, m *router.Message, t tailForm) []byte {
 func hidden(name string) bool {
 	// A client of 1.0 trims names: " content-length" would be one to it.
 	switch strings.Trim(name, " \t\r") {
-	case "", "subscription", "message-id", "ack", "destination", "content-length", "redelivered",
+	case "", "subscription", "message-id", "ack", "destination", "content-length", "redelivered", "retained",
 		"receipt", "transaction", "login", "passcode", "x-delivery-count", "JMSXDeliveryCount":
 		return true
 	}

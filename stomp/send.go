@@ -34,6 +34,9 @@ func (c *conn) send(f *frame.Frame) error {
 	if err != nil {
 		return err
 	}
+	if err := checkRetain(m, tx, &t); err != nil {
+		return err
+	}
 	switch {
 	case tx != nil:
 		return c.sendLater(f, tx, t.messages(f, m))
@@ -207,6 +210,10 @@ func (b *builder) header(name, value []byte) (err error) {
 	case "persistent":
 		if string(value) == "true" {
 			m.Flags |= router.FlagPersistent
+		}
+	case "retain", "ActiveMQ.Retain":
+		if string(value) == "true" {
+			m.Flags |= router.FlagRetain
 		}
 	case "priority":
 		n, err := number(name, value)

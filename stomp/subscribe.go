@@ -27,6 +27,7 @@ type subscription struct {
 	destination string // as the client wrote it
 	mode        ackMode
 	durable     string // identity of its inbox, "" for none
+	bind        string // what x-bind-topic names
 	feeds       []*feed
 
 	// Under the connection's mu.
@@ -82,7 +83,15 @@ func (c *conn) subscribe(f *frame.Frame) error {
 	if !c.confirmFirst(f) {
 		return errLeft
 	}
+	if !asksRetained(f) {
+		c.begun(s)
+		return nil
+	}
+	s.openOffers()
 	c.begun(s)
+	if !s.offerRetained() {
+		return errLeft
+	}
 	return nil
 }
 
@@ -141,8 +150,8 @@ func (c *conn) request(f *frame.Frame) (*subscription, router.SubscribeOptions, 
 			return nil, o, mistake("Selectors compare headers as SQL does, such as: region = 'eu' AND size > 3", "bad selector: %v", err)
 		}
 	}
-	o.Durable = s.durable
 	o.Exclusive = f.Value("activemq.exclusive") == "true"
+	o.Durable, s.bind = s.durable, f.Value(bindHeader)
 	o.NoLocal = f.Value("activemq.noLocal") == "true" || f.Value("no-local") == "true"
 	o.Credit, err = prefetch(f)
 	return s, o, err
@@ -268,7 +277,16 @@ func (c *conn) openFeed(s *subscription, p place, o router.SubscribeOptions) err
 			return err
 		}
 	}
-	fd := &feed{sub: s}
+	if s.bind != "" {
+		topic, queue, err := c.binding(s.bind, p)
+		if err == nil {
+			err = c.session.BindQueue(ctx, topic, queue)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	fd := &feed{sub: s, filter: p.filter}
 	o.Filter, o.Receiver = p.filter, fd
 	o.Exclusive = o.Exclusive || p.options.exclusive
 	source, err := c.session.Subscribe(ctx, o)
@@ -300,6 +318,38 @@ func (c *conn) virtualTopic(p place) (router.Filter, router.Address, bool) {
 	return f, queue, err == nil
 }
 
+// bindHeader on SUBSCRIBE to a queue names a topic, or many by wildcards, whose messages the queue gets from then on, whether
+// somebody consumes it or not. On UNSUBSCRIBE it ends that.
+const bindHeader = "x-bind-topic"
+
+// binding reads the topics of bindHeader and the queue of a place.
+func (c *conn) binding(topics string, p place) (router.Filter, router.Address, error) {
+	queue, concrete := p.filter.Address()
+	if !concrete || queue.Kind() != router.KindQueue || p.foreign {
+		return router.Filter{}, queue, mistake("Subscribe to a queue, such as /queue/NAME.", "header %s is for queues", bindHeader)
+	}
+	t, err := c.place(topics)
+	if err == nil && t.filter.Kind() != router.KindTopic {
+		err = mistake("Name topics, such as /topic/plant.*.temp.", "header %s: %.64q is not a topic", bindHeader, topics)
+	}
+	return t.filter, queue, err
+}
+
+// unbind ends a queue's binding.
+func (c *conn) unbind(topics, destination string) error {
+	p, err := c.place(destination)
+	if err != nil {
+		return err
+	}
+	topic, queue, err := c.binding(topics, p)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.life, operationTimeout)
+	defer cancel()
+	return c.session.UnbindQueue(ctx, topic, queue)
+}
+
 // unsubscribe ends a subscription. With the headers of a durable one it ends that for good, and what its inbox holds is
 // deleted, even while it is active here: that is what people mean by it.
 func (c *conn) unsubscribe(f *frame.Frame) error {
@@ -320,6 +370,11 @@ func (c *conn) unsubscribe(f *frame.Frame) error {
 		return mistake("Send UNSUBSCRIBE with the id only.", "subscription to %.64q is not durable", s.destination)
 	case s == nil && durable == "":
 		return mistake("Give the id of the SUBSCRIBE, or in STOMP 1.0 its destination.", "No subscription matched.")
+	}
+	if topics := f.Value(bindHeader); topics != "" {
+		if err := c.unbind(topics, destination); err != nil {
+			return err
+		}
 	}
 	if s == nil {
 		s = c.durableSubscription(durable)
