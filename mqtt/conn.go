@@ -56,8 +56,8 @@ type conn struct {
 	changed     sync.Cond // something that the reader may wait for
 	replies     replyQueue
 	unconfirmed struct{ count, bytes int }
-	quota       int             // QoS 1 and 2 publishes of the client that are not completed
-	received    map[uint16]bool // QoS 2 publishes by id; true: PUBREC was sent
+	quota       int                // QoS 1 and 2 publishes of the client that are not completed
+	received    map[uint16]receipt // QoS 2 publishes by id
 	window      window
 	sentAliases map[router.Address]uint16
 	aliasMax    int                // what the client takes
@@ -361,6 +361,9 @@ func (c *conn) depart(cause error) {
 		// [MQTT-3.1.3-9]: when the session ends, which is now, if not after the delay.
 		c.publishWill()
 	}
+	if c.durable != nil {
+		c.durable.awaitAnswers()
+	}
 	c.session.Close()
 	if c.durable != nil {
 		c.durable.leave(publishWill)
@@ -392,7 +395,7 @@ func (c *conn) awaitReplies() {
 	c.batch.Flush()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for !c.dead && (c.replies.head != nil || c.unconfirmed.count > 0) {
+	for !c.dead && (c.durable == nil || !c.durable.failed) && (c.replies.head != nil || c.unconfirmed.count > 0) {
 		c.changed.Wait()
 	}
 }

@@ -29,8 +29,8 @@
 //
 // # Limits that are known
 //
-//   - If the gateway dies in the moment between storing a QoS 2 publish and storing its packet identifier, a client that
-//     sends it again has it published twice.
+//   - A QoS 2 publish whose outcome a crash left unknown is told from its repetition by the store, which remembers for two
+//     minutes; a client that comes back later has it published twice if it was stored.
 //   - Retained messages and members of shared groups are sent as live messages: what a durable session has not acknowledged
 //     of them when its connection ends is not sent again. Members of a group are the connected ones.
 //   - There is no enhanced authentication.

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/outbox"
 )
 
 // publish takes a PUBLISH packet. The answer follows when everything that is to be stored is stored.
@@ -40,15 +41,23 @@ func (c *conn) publish(first byte, body []byte) error {
 	if r == nil {
 		return nil // readAll sees why
 	}
-	c.hand(m, r)
+	if p.qos == 2 && c.durable != nil {
+		c.durable.noteAndPublish(m, r)
+		return nil
+	}
+	c.hand(m, r, &c.batch)
 	return nil
 }
 
 // hand publishes a message whose outcome a reply waits for.
-func (c *conn) hand(m *router.Message, r *reply) {
-	pending, err := c.session.Publish(c.life, m, &c.batch, r.stored)
+func (c *conn) hand(m *router.Message, r *reply, w *outbox.Batch) {
+	if c.durable != nil { // others publish for it as well
+		c.durable.turn.Lock()
+		defer c.durable.turn.Unlock()
+	}
+	pending, err := c.session.Publish(c.life, m, w, r.stored)
 	if !pending {
-		r.finish(err)
+		r.done(router.Stored{}, err, w)
 	}
 }
 
@@ -59,7 +68,7 @@ func (c *conn) publishFree(p *publish, to router.Address) error {
 		return err
 	}
 	if r := c.expect(0, 0, m.Size()); r != nil {
-		c.hand(m, r)
+		c.hand(m, r, &c.batch)
 	}
 	return nil
 }
@@ -74,39 +83,10 @@ func (c *conn) refusePublish(kind byte, id uint16, cause error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if kind == typePubrec {
-		delete(c.received, id)
+		c.refuse(id)
 	}
 	c.answer(&c.batch, kind, id, code)
 	return nil
-}
-
-// enter counts a publish of QoS 1 or 2 against the receive maximum, and reports whether it is one of QoS 2 that came before.
-func (c *conn) enter(p *publish) (again bool, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if p.qos == 2 {
-		if sent, known := c.received[p.id]; known {
-			c.server.Stats.Duplicates.Add(1)
-			if sent { // [MQTT-4.3.3-10]: acknowledged again, not published again
-				c.again(p.id)
-			}
-			return true, nil
-		}
-		if c.received == nil {
-			c.received = map[uint16]bool{}
-		}
-		c.received[p.id] = false
-	}
-	if c.version == v5 && c.quota >= c.server.opt.ReceiveMaximum { // [MQTT-3.3.4-9]
-		return false, faulty(receiveMaximum, "more than %d publishes of QoS 1 and 2 are not completed", c.server.opt.ReceiveMaximum)
-	}
-	c.quota++
-	return false, nil
-}
-
-// again answers PUBREC for an id that has been answered.
-func (c *conn) again(id uint16) {
-	c.answer(&c.batch, typePubrec, id, success)
 }
 
 // target reads the topic name or its alias. Refused is why the topic cannot be published to; err ends the connection.
@@ -180,24 +160,4 @@ func (c *conn) acknowledged(kind byte, body []byte) error {
 	}
 	c.pubrel(a)
 	return nil
-}
-
-// pubrel completes a publish of QoS 2 by the client.
-func (c *conn) pubrel(a acknowledgement) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	code := success
-	if _, known := c.received[a.id]; known {
-		delete(c.received, a.id)
-		if c.durable != nil {
-			c.durable.touch()
-		}
-	} else {
-		c.quota++ // writeReply takes off what was not counted
-		code = idNotFound
-		if c.version != v5 {
-			code = success // [MQTT-4.3.3-11]
-		}
-	}
-	c.answer(&c.batch, typePubcomp, a.id, code)
 }

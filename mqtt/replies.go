@@ -58,7 +58,7 @@ func (q *replyQueue) pop() *reply {
 	return r
 }
 
-// expect begins the reply to a publish: r.stored is given to the router, or finish called. While too much is unconfirmed it
+// expect begins the reply to a publish: r.stored is given to the router, or its done called. While too much is unconfirmed it
 // waits, which holds back this client only; it returns nil if the connection ends meanwhile.
 func (c *conn) expect(kind byte, id uint16, size int) *reply {
 	c.mu.Lock()
@@ -88,40 +88,29 @@ func (c *conn) roomFor(size int) bool {
 // done is the store's answer, on any goroutine.
 func (r *reply) done(_ router.Stored, err error, w *outbox.Batch) {
 	c := r.conn
-	if err != nil {
+	if err != nil && r.kind != 0 {
 		c.publishFailed(r, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.unconfirmed.count--
 	c.unconfirmed.bytes -= r.size
-	switch {
-	case r.kind == 0:
-		r.recycle()
-	case err == nil && r.kind == typePubrec && c.durable != nil:
-		// Exactly once beyond this connection: that the id was received is stored before the client hears it.
-		c.durable.awaitSaved(r)
-	default:
+	if r.kind == typePubrec {
+		c.answered(r, err == nil)
+	} else {
 		r.ready = true
+	}
+	if r.kind == 0 {
+		r.recycle()
+	} else {
 		c.emit(w)
 	}
 	c.changed.Broadcast()
 }
 
-// finish is the answer of the reader's goroutine.
-func (r *reply) finish(err error) { r.done(router.Stored{}, err, &r.conn.batch) }
-
 // publishFailed notes why a publish failed. MQTT 3 has no words for it: the connection ends, and the client sends it again.
 func (c *conn) publishFailed(r *reply, err error) {
-	if r.kind == 0 {
-		return
-	}
 	r.code = reasonOf(err)
-	if r.kind == typePubrec {
-		c.mu.Lock()
-		delete(c.received, r.id)
-		c.mu.Unlock()
-	}
 	if c.version != v5 {
 		c.stop(&fault{code: r.code, text: "a message could not be stored", cause: err})
 	}
@@ -150,12 +139,7 @@ func (c *conn) answer(w *outbox.Batch, kind byte, id uint16, code reason) {
 }
 
 func (c *conn) writeReply(w *outbox.Batch, kind byte, id uint16, code reason) {
-	switch {
-	case kind == typePubrec && code < unspecified:
-		if _, open := c.received[id]; open { // else the client has released it meanwhile
-			c.received[id] = true
-		}
-	case kind == typePuback || kind == typePubrec || kind == typePubcomp:
+	if kind == typePuback || kind == typePubcomp || kind == typePubrec && code >= unspecified {
 		c.quota--
 	}
 	buf, ok := c.out.BeginControl(5)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -296,16 +297,26 @@ type stallingStore struct {
 
 func (s *stallingStore) OpenLog(ctx context.Context, id router.MailboxID) (router.Log, error) {
 	l, err := s.MemoryStore.OpenLog(ctx, id)
-	return &stallingLog{l, s.gate}, err
+	first := make(chan struct{})
+	close(first)
+	return &stallingLog{Log: l, gate: s.gate, turn: first}, err
 }
 
 type stallingLog struct {
 	router.Log
 	gate chan error
+	mu   sync.Mutex
+	turn chan struct{} // closed when the append before has passed the gate
 }
 
 func (l *stallingLog) Append(envelope []byte, dedup string, done router.Done) {
+	l.mu.Lock()
+	before, after := l.turn, make(chan struct{})
+	l.turn = after
+	l.mu.Unlock()
 	go func() { // ends when the test opens the gate
+		<-before
+		defer close(after)
 		if err := <-l.gate; err != nil {
 			done(router.Stored{}, err, nil)
 			return

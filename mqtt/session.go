@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -27,22 +28,35 @@ type durable struct {
 	released map[uint64]*flight      // those of which the client has sent PUBREC
 	restored []storedSubscription
 	saving   bool
+	failed   bool // the store refused the record: what waits for it is not answered any more
 	dirty    bool
 	waiting  sessionWaiters // for the next save
 	ready    []*flight      // saved, to be sent in this order when there is room
+
+	identity   string // of this session, unlike any before it of the client
+	lastNumber uint64 // of a receipt
+	noted      []notedPublish
+	publishing bool // a goroutine publishes what is noted
+	unanswered int  // publishes that the router was given by that goroutine
+
+	turn sync.Mutex // the router takes one publish at a time from a session
 }
 
 // sessionWaiters are what a save is awaited for.
 type sessionWaiters struct {
-	replies  []*reply  // PUBREC
-	flights  []*flight // PUBLISH of QoS 2
-	released []*flight // PUBREL
+	publishes []notedPublish // of QoS 2, by the client
+	replies   []*reply       // PUBREC of those that failed
+	completed []uint16       // PUBCOMP
+	flights   []*flight      // PUBLISH of QoS 2
+	released  []*flight      // PUBREL
 }
 
 // storedState is the record's form of a session.
 type storedState struct {
 	Subscriptions []storedSubscription `json:"s,omitempty"`
-	Received      []uint16             `json:"r,omitempty"`
+	Identity      string               `json:"k,omitempty"`
+	LastNumber    uint64               `json:"n,omitempty"`
+	Received      []storedReceipt      `json:"r,omitempty"`
 	Flights       []storedFlight       `json:"f,omitempty"`
 	LastID        uint16               `json:"l,omitempty"`
 }
@@ -54,6 +68,13 @@ type storedSubscription struct {
 	AsIs     bool   `json:"a,omitempty"`
 	Handling byte   `json:"h,omitempty"`
 	ID       int    `json:"i,omitempty"`
+}
+
+// storedReceipt is a QoS 2 publish that the client has not released.
+type storedReceipt struct {
+	ID     uint16 `json:"i"`
+	Number uint64 `json:"n"`
+	Stored bool   `json:"s,omitempty"`
 }
 
 type storedFlight struct {
@@ -68,6 +89,7 @@ func newDurable(c *conn, s *router.DurableSession) (*durable, error) {
 	d := &durable{conn: c, session: s, earlier: map[uint64]storedFlight{}, released: map[uint64]*flight{}}
 	state := s.State()
 	if state == nil {
+		d.identity = newIdentity()
 		return d, nil
 	}
 	var st storedState
@@ -77,9 +99,14 @@ func newDurable(c *conn, s *router.DurableSession) (*durable, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d.restored, c.window.lastID = st.Subscriptions, st.LastID
-	c.received = map[uint16]bool{}
-	for _, id := range st.Received {
-		c.received[id] = true
+	d.identity, d.lastNumber = st.Identity, st.LastNumber
+	c.received = map[uint16]receipt{}
+	for _, r := range st.Received {
+		in := receipt{number: r.Number, state: receiptUnsure}
+		if r.Stored {
+			in.state = receiptStored
+		}
+		c.received[r.ID] = in
 	}
 	for _, f := range st.Flights {
 		if !f.Released {
@@ -176,12 +203,12 @@ func (d *durable) leave(publishWill bool) {
 // encode makes the record; with mu held.
 func (d *durable) encode() []byte {
 	c := d.conn
-	st := storedState{LastID: c.window.lastID}
+	st := storedState{LastID: c.window.lastID, Identity: d.identity, LastNumber: d.lastNumber}
 	for _, s := range c.subs {
 		st.Subscriptions = append(st.Subscriptions, storedSubscription{Filter: s.text, QoS: s.qos, NoLocal: s.noLocal, AsIs: s.asIs, Handling: s.handling, ID: s.id})
 	}
-	for id := range c.received {
-		st.Received = append(st.Received, id)
+	for id, in := range c.received {
+		st.Received = append(st.Received, storedReceipt{ID: id, Number: in.number, Stored: in.state == receiptStored})
 	}
 	for _, f := range c.window.flight {
 		if f.seq != 0 {
@@ -207,6 +234,9 @@ func (c *conn) sessionChanged() {
 
 // touch has the record written; with mu held, which the store's answer does not need before it is called.
 func (d *durable) touch() {
+	if d.conn.closed {
+		return // leave writes it
+	}
 	if d.saving {
 		d.dirty = true
 		return
@@ -222,6 +252,10 @@ func (d *durable) saved(done sessionWaiters, err error, w *outbox.Batch) {
 	c := d.conn
 	if err != nil {
 		c.stop(&fault{code: unavailable, text: "the session could not be stored", cause: err})
+		c.mu.Lock()
+		d.failed = true
+		c.changed.Broadcast()
+		c.mu.Unlock()
 		return
 	}
 	c.mu.Lock()
@@ -230,6 +264,13 @@ func (d *durable) saved(done sessionWaiters, err error, w *outbox.Batch) {
 		r.ready = true
 	}
 	c.emit(w)
+	for _, id := range done.completed {
+		c.answer(w, typePubcomp, id, success)
+	}
+	if d.noted = append(d.noted, done.publishes...); len(d.noted) > 0 && !d.publishing && !c.closed {
+		d.publishing = true
+		c.tasks.Go(d.publishNoted)
+	}
 	for _, f := range done.released {
 		c.answer(w, typePubrel, f.id, success)
 	}
@@ -242,12 +283,6 @@ func (d *durable) saved(done sessionWaiters, err error, w *outbox.Batch) {
 	c.changed.Broadcast()
 	c.mu.Unlock()
 	resume(feeds, w)
-}
-
-// awaitSaved has a PUBREC wait for the record; with mu held.
-func (d *durable) awaitSaved(r *reply) {
-	d.waiting.replies = append(d.waiting.replies, r)
-	d.touch()
 }
 
 // awaitReleased has a PUBREL wait for the record; with mu held.
