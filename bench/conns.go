@@ -60,7 +60,7 @@ func (r *run) conns(ctx context.Context) (*Report, error) {
 			report.Dropped++
 		}
 	}
-	report.fillConnectionMemory(residentBefore, residentAfter)
+	report.fillConnectionMemory(residentBefore, residentAfter, len(open))
 	report.Interrupted = ctx.Err() != nil
 	r.fillTotals(report, complete)
 	return report, nil
@@ -115,12 +115,12 @@ func (o *opening) openAll(ctx context.Context) {
 }
 
 func (o *opening) open(ctx context.Context, i int) {
-	e := o.run.endpoint(i, o.listener)
+	e := o.run.endpoint(o.run.targets, "c", i, o.listener)
 	if len(o.run.options.Sources) == 0 {
 		e.source = spreadSource(e.address, i/connectionsPerSource)
 	}
 	start := o.run.clock.nowNS()
-	link, err := o.run.protocol.dial(ctx, e)
+	link, err := o.run.publishing.dial(ctx, e)
 	if err != nil {
 		if ctx.Err() == nil {
 			o.failed.Add(1)

@@ -10,17 +10,19 @@ import (
 // fakeProtocol is a broker inside a synctest bubble: every message reaches every subscriber a fixed time after it was
 // flushed, and is confirmed then. Time is the bubble's, so figures are exact.
 type fakeProtocol struct {
-	latency     time.Duration
-	blockAt     uint64 // send of this number takes blockFor
-	blockFor    time.Duration
-	swallowFrom uint64 // messages from this number on are never delivered, if above 0
-	subscribers []*fakeConnection
-	dialed      []*fakeConnection
+	latency         time.Duration
+	blockAt         uint64 // send of this number takes blockFor
+	blockFor        time.Duration
+	swallowFrom     uint64 // messages from this number on are never delivered, if above 0
+	mostUnconfirmed int
+	subscribers     []*fakeConnection
+	dialed          []*fakeConnection
 }
 
 func (p *fakeProtocol) name() string                   { return "fake" }
 func (p *fakeProtocol) confirms() bool                 { return true }
 func (p *fakeProtocol) destinationPattern(bool) string { return "d" }
+func (p *fakeProtocol) webPath() string                { return "/" }
 
 func (p *fakeProtocol) dial(_ context.Context, e endpoint) (connection, error) {
 	c := &fakeConnection{protocol: p, endpoint: e, in: make(chan fakeEvent, 1<<16), gone: make(chan struct{}), stop: make(chan struct{})}
@@ -70,7 +72,7 @@ func (c *fakeConnection) subscribe(context.Context, string) error {
 	c.protocol.subscribers = append(c.protocol.subscribers, c)
 	return nil
 }
-func (c *fakeConnection) prepare(string, int) {}
+func (c *fakeConnection) prepare(string, int) int { return c.protocol.mostUnconfirmed }
 
 func (c *fakeConnection) send(id uint64, body []byte) error {
 	c.sent++
@@ -122,7 +124,7 @@ func executeFake(t *testing.T, o Options, p *fakeProtocol) *Report {
 	if err := o.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	r, err := execute(t.Context(), o, p)
+	r, err := execute(t.Context(), o, p, p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +251,8 @@ func TestInterruptionDoesNotCallLateMessagesLost(t *testing.T) {
 		ctx, interrupt := context.WithCancel(t.Context())
 		defer interrupt()
 		time.AfterFunc(5*time.Second, interrupt)
-		r, err := execute(ctx, o, &fakeProtocol{latency: 4 * time.Second})
+		p := &fakeProtocol{latency: 4 * time.Second}
+		r, err := execute(ctx, o, p, p)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,10 +21,14 @@ func (r *run) snapshot() snapshot {
 	return s
 }
 
+// manyConnections is from how many on the broker's memory divided by them says what each costs, and not what messages do.
+const manyConnections = 1000
+
 // flow is the scenarios queue and topic: publishers and subscribers at work together.
 func (r *run) flow(ctx context.Context) (*Report, error) {
 	defer r.closePublishers()
 	defer r.closeSubscribers()
+	residentBefore := r.broker.residentBytes()
 	if err := r.connectSubscribers(ctx); err != nil {
 		return nil, err
 	}
@@ -39,6 +43,9 @@ func (r *run) flow(ctx context.Context) (*Report, error) {
 		how = r.timed(ctx, report)
 	}
 	report.Interrupted = ctx.Err() != nil
+	if n := len(r.publishers) + len(r.subscribers); n >= manyConnections {
+		report.fillConnectionMemory(residentBefore, r.broker.residentBytes(), n)
+	}
 	// Acknowledgements still buffered leave with the goodbye, and what arrives until its answer is counted.
 	r.closeSubscribers()
 	r.closePublishers()

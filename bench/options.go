@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
@@ -23,11 +24,26 @@ const (
 	Conns Scenario = "conns"
 )
 
+// The protocols that a run can speak.
+const (
+	STOMP = "stomp" // 1.0 to 1.2, as the broker chooses
+	MQTT  = "mqtt"  // 3.1.1
+	MQTT5 = "mqtt5"
+	JSON  = "json" // mqgate.json.v1, over WebSocket
+)
+
 // Options says what to run. They are taken literally: zero is zero, not a default, except where a field says so.
 type Options struct {
 	Scenario Scenario
-	// Addresses are the broker's host:port; several spread the connections over nodes in turn.
-	Addresses []string
+	// Protocol is what publishers and idle connections speak, SubscriberProtocol what subscribers speak. Empty means STOMP,
+	// and the same as the publishers.
+	Protocol, SubscriberProtocol string
+	// Addresses are where the broker listens: host:port, or for WebSocket ws://host:port/path, without a path the usual one
+	// of the protocol. Several spread the connections over nodes in turn. SubscriberAddresses are for subscribers alone; none
+	// means the same.
+	Addresses, SubscriberAddresses []string
+	// WebSocket carries the protocol also where an address is only host:port.
+	WebSocket bool
 	// Sources are local IP addresses to connect from, in turn; none leaves it to the system. Conns against 127.0.0.1
 	// spreads itself when there are none.
 	Sources []string
@@ -37,8 +53,9 @@ type Options struct {
 	User, Password, Host string
 
 	// Destination is where to send, with %r for the run's id (which keeps runs apart) and %d for the destination's number.
-	// Empty means the protocol's default for the scenario.
-	Destination string
+	// Empty means the protocol's default for the scenario. SubscriberDestination is how subscribers name it; empty means the
+	// same.
+	Destination, SubscriberDestination string
 	// Destinations is over how many destinations publishers and subscribers are spread, 1 or more.
 	Destinations int
 	// Publishers and Subscribers are numbers of connections, 1 or more (conns ignores them).
@@ -61,7 +78,11 @@ type Options struct {
 	// Timeout bounds connecting, subscribing and closing.
 	Timeout time.Duration
 
-	// Persistent marks messages so.
+	// QoS is that of MQTT publishers and subscribers.
+	QoS int
+	// Durable gives MQTT clients sessions that outlive their connections. They are ended with the run.
+	Durable bool
+	// Persistent marks messages so, where the protocol has the mark.
 	Persistent bool
 	// Ack is auto, client-individual or client; empty means auto for topics and client-individual otherwise.
 	Ack string
@@ -87,6 +108,57 @@ const (
 	maxConnections = 1_000_000
 )
 
+func (o *Options) protocol() string {
+	if o.Protocol == "" {
+		return STOMP
+	}
+	return o.Protocol
+}
+
+func (o *Options) subscriberProtocol() string {
+	if o.SubscriberProtocol == "" {
+		return o.protocol()
+	}
+	return o.SubscriberProtocol
+}
+
+func (o *Options) subscriberAddresses() []string {
+	if len(o.SubscriberAddresses) == 0 {
+		return o.Addresses
+	}
+	return o.SubscriberAddresses
+}
+
+func (o *Options) subscriberDestination() string {
+	if o.SubscriberDestination == "" && o.sameNames() {
+		return o.Destination
+	}
+	return o.SubscriberDestination
+}
+
+// sameNames is true when subscribers name destinations as publishers do.
+func (o *Options) sameNames() bool {
+	mqtt := func(name string) bool { return name == MQTT || name == MQTT5 }
+	return mqtt(o.protocol()) == mqtt(o.subscriberProtocol())
+}
+
+// targets reads addresses that Validate has checked.
+func (o *Options) targets(addresses []string, p protocol) (targets []target) {
+	for _, a := range addresses {
+		t, _ := parseTarget(a)
+		if t.websocket = t.websocket || o.WebSocket; t.path == "" {
+			t.path = p.webPath()
+		}
+		targets = append(targets, t)
+	}
+	return targets
+}
+
+// speaks reports whether publishers or subscribers speak one of the protocols.
+func (o *Options) speaks(names ...string) bool {
+	return slices.Contains(names, o.protocol()) || slices.Contains(names, o.subscriberProtocol())
+}
+
 // shared is true when subscribers of one destination share its messages.
 func (o *Options) shared() bool { return o.Scenario != Topic }
 
@@ -108,7 +180,7 @@ func (o *Options) Validate() error {
 	default:
 		return fmt.Errorf("unknown scenario %q: choose queue, topic, backlog or conns", o.Scenario)
 	}
-	for _, check := range []func() error{o.validateNetwork, o.validateCounts, o.validateLoad, o.validateHeaders} {
+	for _, check := range []func() error{o.validateNetwork, o.validateProtocols, o.validateCounts, o.validateLoad, o.validateHeaders} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -120,18 +192,62 @@ func (o *Options) validateNetwork() error {
 	if len(o.Addresses) == 0 {
 		return fmt.Errorf("--addr: no broker address: give host:port")
 	}
-	for _, a := range o.Addresses {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			return fmt.Errorf("--addr %q: %w: give host:port", a, err)
-		}
+	if err := o.validateAddresses("--addr", o.Addresses, o.protocol()); err != nil {
+		return err
+	}
+	if err := o.validateAddresses("--sub-addr", o.subscriberAddresses(), o.subscriberProtocol()); err != nil {
+		return err
 	}
 	for _, s := range o.Sources {
 		if net.ParseIP(s) == nil {
 			return fmt.Errorf("--source %q is not an IP address", s)
 		}
 	}
-	if strings.ContainsAny(o.User+o.Password+o.Host+o.Destination, "\r\n\x00") {
-		return fmt.Errorf("--user, --password, --host and --destination must not contain line ends or NUL")
+	if strings.ContainsAny(o.User+o.Password+o.Host+o.Destination+o.SubscriberDestination, "\r\n\x00") {
+		return fmt.Errorf("--user, --password, --host, --destination and --sub-dest must not contain line ends or NUL")
+	}
+	return nil
+}
+
+func (o *Options) validateAddresses(flag string, addresses []string, protocol string) error {
+	for _, a := range addresses {
+		t, err := parseTarget(a)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s %q: %w: give host:port or ws://host:port/path", flag, a, err)
+		case t.secure && o.TLS == nil, t.websocket && !t.secure && o.TLS != nil:
+			return fmt.Errorf("%s %q: wss:// goes with TLS, ws:// without", flag, a)
+		case protocol == JSON && !t.websocket && !o.WebSocket:
+			return fmt.Errorf("%s %q: json goes over WebSocket: give ws://host:port/path", flag, a)
+		}
+	}
+	return nil
+}
+
+func (o *Options) validateProtocols() error {
+	for _, p := range []string{o.protocol(), o.subscriberProtocol()} {
+		switch p {
+		case STOMP, MQTT, MQTT5, JSON:
+		default:
+			return fmt.Errorf("unknown protocol %q: choose %s, %s, %s or %s", p, STOMP, MQTT, MQTT5, JSON)
+		}
+	}
+	mqtt := o.speaks(MQTT, MQTT5)
+	switch {
+	case o.QoS < 0 || o.QoS > 2:
+		return fmt.Errorf("--qos %d: choose 0, 1 or 2", o.QoS)
+	case o.QoS > 0 && !mqtt, o.Durable && !mqtt:
+		return fmt.Errorf("--qos and --durable are for %s and %s", MQTT, MQTT5)
+	case o.QoS > 0 && (o.Window < 1 || o.Window > mqttMostWindow):
+		return fmt.Errorf("--window %d is out of range: QoS 1 and 2 allow 1 to %d unconfirmed messages", o.Window, mqttMostWindow)
+	case o.Persistent && !o.speaks(STOMP, JSON):
+		return fmt.Errorf("--persistent is not for MQTT: give --qos 1 or 2")
+	case o.Destination != "" && o.SubscriberDestination == "" && !o.sameNames():
+		return fmt.Errorf("--destination %q: subscribers name it in another way: give --sub-dest", o.Destination)
+	case len(o.SendHeaders) > 0 && o.protocol() != STOMP && o.protocol() != MQTT5:
+		return fmt.Errorf("--send-header is for %s and %s", STOMP, MQTT5)
+	case len(o.SubscribeHeaders) > 0 && o.subscriberProtocol() != STOMP:
+		return fmt.Errorf("--subscribe-header is for %s", STOMP)
 	}
 	return nil
 }

@@ -243,6 +243,20 @@ func TestValidate(t *testing.T) {
 		{func(o *Options) { o.Scenario = "pub" }, `scenario "pub"`},
 		{func(o *Options) { o.Addresses = nil }, "--addr"},
 		{func(o *Options) { o.Addresses = []string{"localhost"} }, "--addr"},
+		{func(o *Options) { o.Addresses = []string{"http://a:1/"} }, "ws://"},
+		{func(o *Options) { o.Addresses = []string{"wss://a:1/"} }, "wss:// goes with TLS"},
+		{func(o *Options) { o.SubscriberAddresses = []string{"b"} }, "--sub-addr"},
+		{func(o *Options) { o.Protocol = "amqp" }, `unknown protocol "amqp"`},
+		{func(o *Options) { o.Protocol = JSON }, "json goes over WebSocket"},
+		{func(o *Options) { o.QoS = 3 }, "--qos 3"},
+		{func(o *Options) { o.QoS = 1 }, "--qos and --durable"},
+		{func(o *Options) { o.Durable = true }, "--qos and --durable"},
+		{func(o *Options) { o.Protocol, o.QoS, o.Window = MQTT, 1, 0 }, "--window 0"},
+		{func(o *Options) { o.Protocol, o.QoS, o.Window = MQTT, 1, 70_000 }, "--window 70000"},
+		{func(o *Options) { o.Protocol, o.Persistent = MQTT, true }, "--persistent"},
+		{func(o *Options) { o.SubscriberProtocol, o.Destination = MQTT, "/topic/x" }, "--sub-dest"},
+		{func(o *Options) { o.Protocol, o.SendHeaders = MQTT, []string{"a:b"} }, "--send-header"},
+		{func(o *Options) { o.SubscriberProtocol, o.SubscribeHeaders = MQTT, []string{"a:b"} }, "--subscribe-header"},
 		{func(o *Options) { o.Sources = []string{"here"} }, "--source"},
 		{func(o *Options) { o.User = "a\nb" }, "--user"},
 		{func(o *Options) { o.SizeBytes = 39 }, "--size 39"},
@@ -277,13 +291,13 @@ func TestValidate(t *testing.T) {
 func nan() float64 { zero := 0.0; return zero / zero }
 
 func TestDestinations(t *testing.T) {
-	r := newRun(Options{Scenario: Topic, Destinations: 2, Publishers: 2, Subscribers: 2, SizeBytes: 40}, &stompProtocol{}, nil)
+	r := newRun(Options{Scenario: Topic, Destinations: 2, Publishers: 2, Subscribers: 2, SizeBytes: 40}, &stompProtocol{}, &mqttProtocol{}, nil)
 	r.id = 0xab
-	if got := r.destination(3); got != "/topic/bench.000000ab.1" {
-		t.Error(got)
+	if to, from := r.publishTo(3), r.consumeFrom(3); to != "/topic/bench.000000ab.1" || from != "bench/000000ab/1" {
+		t.Error(to, from)
 	}
 	r.options.Destination = "/queue/%d/of/%r/%d"
-	if got := r.destination(4); got != "/queue/0/of/000000ab/0" {
+	if got := r.publishTo(4); got != "/queue/0/of/000000ab/0" {
 		t.Error(got)
 	}
 }

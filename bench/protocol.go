@@ -2,14 +2,28 @@ package bench
 
 import "context"
 
+// newProtocol makes the protocol that Options name.
+func newProtocol(name string, o Options) protocol {
+	switch name {
+	case MQTT, MQTT5:
+		return newMQTT(o, name == MQTT5)
+	case JSON:
+		return newJSON(o)
+	}
+	return newSTOMP(o)
+}
+
 // protocol is one way of talking to a broker. It is a value shared by all connections of a run.
 type protocol interface {
 	// name is how the report calls it.
 	name() string
 	// confirms says whether published messages are confirmed one by one; a publisher has a window then.
 	confirms() bool
-	// destinationPattern is where to send when the user named nothing; shared is true for a queue, false for a topic.
+	// destinationPattern is where to send when the user named nothing; shared is true for a queue, false for a topic. What
+	// all protocols name is the same place of a gateway that connects them.
 	destinationPattern(shared bool) string
+	// webPath is where a WebSocket that carries the protocol is looked for when the address names no path.
+	webPath() string
 	// dial connects and logs in. What the broker says afterwards goes to link.listener, from one goroutine that belongs to
 	// the connection. The error says what the broker objected to.
 	dial(ctx context.Context, link endpoint) (connection, error)
@@ -17,10 +31,13 @@ type protocol interface {
 
 // endpoint is all that distinguishes one connection of a run from the others.
 type endpoint struct {
-	address  string // host:port
-	source   string // local IP address; empty leaves it to the system
-	clock    clock  // what arrival times are read from
-	listener listener
+	address   string // host:port
+	websocket bool
+	path      string // of the WebSocket
+	source    string // local IP address; empty leaves it to the system
+	name      string // a client id for protocols that want one: no two connections have the same
+	clock     clock  // what arrival times are read from
+	listener  listener
 }
 
 // connection is one client of the broker. send, flush and ping belong to one goroutine; the rest may be called from any.
@@ -29,8 +46,9 @@ type connection interface {
 	server() string
 	// subscribe returns once the broker has confirmed the subscription.
 	subscribe(ctx context.Context, destination string) error
-	// prepare fixes where send goes, and how long each body will be.
-	prepare(destination string, bodyBytes int)
+	// prepare fixes where send goes, and how long each body will be. It returns how many messages the broker allows to be
+	// unconfirmed; 0 when it has not said.
+	prepare(destination string, bodyBytes int) (mostUnconfirmed int)
 	// send buffers one message; id is what confirmed and refused will name. It blocks only when the buffer is full.
 	send(id uint64, body []byte) error
 	// flush writes what send buffered.

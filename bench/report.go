@@ -11,7 +11,7 @@ import (
 // measured window; message counts are of the whole run.
 type Report struct {
 	Scenario    Scenario `json:"scenario"`
-	Protocol    string   `json:"protocol"`
+	Protocol    string   `json:"protocol"`         // of publishers to that of subscribers, if it is another
 	Server      string   `json:"server,omitempty"` // what the broker calls itself
 	RunID       string   `json:"run_id"`
 	Interrupted bool     `json:"interrupted,omitempty"`
@@ -23,6 +23,8 @@ type Report struct {
 	Window        int     `json:"window"`
 	Inflight      int     `json:"inflight,omitempty"`
 	RatePerSecond float64 `json:"rate_per_s,omitempty"` // asked for
+	QoS           int     `json:"qos,omitempty"`
+	Durable       bool    `json:"durable,omitempty"`
 	Persistent    bool    `json:"persistent,omitempty"`
 	Ack           string  `json:"ack,omitempty"`
 	Prefetch      int     `json:"prefetch,omitempty"`
@@ -73,7 +75,7 @@ type Report struct {
 	DrainCPUUS float64 `json:"drain_cpu_us_per_message,omitempty"`
 	FirstMS    float64 `json:"drain_first_ms,omitempty"` // from connecting the subscribers to the first message
 
-	// Conns.
+	// Conns; memory also where publishers and subscribers are many.
 	Opened         int     `json:"opened,omitempty"`
 	OpenFailed     int     `json:"open_failed,omitempty"`
 	Dropped        int     `json:"dropped,omitempty"` // by the broker, while held
@@ -89,16 +91,34 @@ type Report struct {
 
 func (r *run) newReport() *Report {
 	o := r.options
-	rep := &Report{Scenario: o.Scenario, Protocol: r.protocol.name(), RunID: fmt.Sprintf("%08x", r.id),
+	rep := &Report{Scenario: o.Scenario, Protocol: r.protocolName(), RunID: fmt.Sprintf("%08x", r.id),
 		GeneratorCores: o.Cores, brokerKnown: r.broker != nil}
 	if o.Scenario == Conns {
 		return rep
 	}
 	rep.Server = r.publishers[0].link.server()
 	rep.Publishers, rep.Subscribers, rep.Destinations = o.Publishers, o.Subscribers, o.Destinations
-	rep.SizeBytes, rep.Window, rep.Inflight, rep.RatePerSecond = o.SizeBytes, o.Window, o.Inflight, o.RatePerSecond
+	rep.SizeBytes, rep.Inflight, rep.RatePerSecond, rep.QoS, rep.Durable = o.SizeBytes, o.Inflight, o.RatePerSecond, o.QoS, o.Durable
+	if r.publishing.confirms() {
+		rep.Window = o.Window
+	}
 	rep.Persistent, rep.Ack, rep.Prefetch = o.Persistent, o.ackMode(), o.Prefetch
 	return rep
+}
+
+// protocolName says what the two sides speak, and over what.
+func (r *run) protocolName() string {
+	name := func(p protocol, t target) string {
+		if t.websocket {
+			return p.name() + "-ws"
+		}
+		return p.name()
+	}
+	from := name(r.publishing, r.targets[0])
+	if to := name(r.consuming, r.sources[0]); to != from && r.options.Scenario != Conns {
+		return from + ">" + to
+	}
+	return from
 }
 
 // fillWindow takes the rates and CPU between two snapshots.
@@ -132,12 +152,13 @@ func (rep *Report) fillLatency(h *histogram) {
 	rep.P50US, rep.P99US, rep.MaxUS = h.quantileUS(.5), h.quantileUS(.99), h.maxUS()
 }
 
-func (rep *Report) fillConnectionMemory(before, after int64) {
+// fillConnectionMemory takes what connections cost the broker, at work or idle.
+func (rep *Report) fillConnectionMemory(before, after int64, connections int) {
 	if !rep.brokerKnown {
 		return
 	}
 	rep.RSSBeforeMiB = float64(before) / mib
-	rep.ConnectionKiB = per(float64(after-before)/1024, float64(rep.Opened))
+	rep.ConnectionKiB = per(float64(after-before)/1024, float64(connections))
 }
 
 // per is a quotient that is 0 where there is nothing to divide by.

@@ -13,25 +13,25 @@ func TestTableGolden(t *testing.T) {
 		rep  Report
 		want string
 	}{
-		{"queue", Report{Scenario: Queue, Publishers: 1, Subscribers: 2, SizeBytes: 256, Window: 100, SentPerS: 7958.4, ReceivedPerS: 7957.6,
+		{"queue", Report{Scenario: Queue, Protocol: "stomp", Publishers: 1, Subscribers: 2, SizeBytes: 256, Window: 100, SentPerS: 7958.4, ReceivedPerS: 7957.6,
 			P50US: 312, P99US: 12_345, MaxUS: 2_500_000, ConfirmP50US: 999, ConfirmP99US: 250_000, CPUPerRecvUS: 171.04, RSSPeakMiB: 146.2,
 			Sent: 10, Received: 10, brokerKnown: true},
-			"SCENARIO  PUBxSUB  SIZE  SENT/s  RECV/s  P50    P99     MAX    CONFIRM P50  P99    CPU us/msg  RSS MiB  SENT  RECV  LOST  DUP  REDELIV  DISORDER  REFUSED\n" +
-				"queue     1x2      256   7958    7958    312us  12.3ms  2.50s  999us        250ms  171.0       146      10    10    0     0    0        0         0\n"},
-		{"faults", Report{Scenario: Topic, Publishers: 1, Subscribers: 1, SizeBytes: 40, Sent: 9, Received: 5, Lost: 3, OutOfOrder: 2, Redelivered: 1,
+			"SCENARIO  PROTOCOL  PUBxSUB  SIZE  SENT/s  RECV/s  P50    P99     MAX    CONFIRM P50  P99    CPU us/msg  RSS MiB  SENT  RECV  LOST  DUP  REDELIV  DISORDER  REFUSED\n" +
+				"queue     stomp     1x2      256   7958    7958    312us  12.3ms  2.50s  999us        250ms  171.0       146      10    10    0     0    0        0         0\n"},
+		{"faults", Report{Scenario: Topic, Protocol: "mqtt>json-ws", Publishers: 1, Subscribers: 1, SizeBytes: 40, Sent: 9, Received: 5, Lost: 3, OutOfOrder: 2, Redelivered: 1,
 			Errors: 1, ErrorTexts: []string{"publisher 0: no"}, Notes: []string{"mind"}, Interrupted: true},
-			"SCENARIO  PUBxSUB  SIZE  SENT/s  RECV/s  P50  P99  MAX  SENT  RECV  LOST  DUP  REDELIV  DISORDER  REFUSED\n" +
-				"topic     1x1      40    0       0       -    -    -    9     5     3     0    1        2         0\n" +
+			"SCENARIO  PROTOCOL      PUBxSUB  SIZE  SENT/s  RECV/s  P50  P99  MAX  SENT  RECV  LOST  DUP  REDELIV  DISORDER  REFUSED\n" +
+				"topic     mqtt>json-ws  1x1      40    0       0       -    -    -    9     5     3     0    1        2         0\n" +
 				"interrupted: the figures are of the time before\n" +
 				"fault: 3 lost\nfault: 2 out of their sender's order\nfault: 1 errors\nerror: publisher 0: no\nnote: mind\n"},
-		{"backlog", Report{Scenario: Backlog, Publishers: 8, Subscribers: 1, SizeBytes: 256, FillPerS: 8100, DrainPerS: 8800, FirstMS: 12,
+		{"backlog", Report{Scenario: Backlog, Protocol: "mqtt", QoS: 1, Durable: true, Publishers: 8, Subscribers: 1, SizeBytes: 256, FillPerS: 8100, DrainPerS: 8800, FirstMS: 12,
 			ConfirmP99US: 5000, FillCPUUS: 90, DrainCPUUS: 40, FilledMiB: 1759, RSSPeakMiB: 1760, Sent: 200_000, Received: 200_000, brokerKnown: true},
-			"SCENARIO  PUBxSUB  SIZE  FILL/s  DRAIN/s  FIRST   CONFIRM P99  FILL CPU us/msg  DRAIN  RSS FILLED MiB  PEAK  SENT    RECV    LOST  DUP  REDELIV  DISORDER  REFUSED\n" +
-				"backlog   8x1      256   8100    8800     12.0ms  5.0ms        90.0             40.0   1759            1760  200000  200000  0     0    0        0         0\n"},
-		{"conns", Report{Scenario: Conns, Opened: 10, Dropped: 1, OpensPerS: 1057, P50US: 50, P99US: 60, MaxUS: 70, ConnectionKiB: 138.4, RSSMiB: 300,
+			"SCENARIO  PROTOCOL            PUBxSUB  SIZE  FILL/s  DRAIN/s  FIRST   CONFIRM P99  FILL CPU us/msg  DRAIN  RSS FILLED MiB  PEAK  SENT    RECV    LOST  DUP  REDELIV  DISORDER  REFUSED\n" +
+				"backlog   mqtt QoS 1 durable  8x1      256   8100    8800     12.0ms  5.0ms        90.0             40.0   1759            1760  200000  200000  0     0    0        0         0\n"},
+		{"conns", Report{Scenario: Conns, Protocol: "mqtt5-ws", Opened: 10, Dropped: 1, OpensPerS: 1057, P50US: 50, P99US: 60, MaxUS: 70, ConnectionKiB: 138.4, RSSMiB: 300,
 			HoldCPUPercent: 1.25, brokerKnown: true},
-			"SCENARIO  OPEN  FAILED  DROPPED  OPEN/s  P50   P99   MAX   KiB/CONN  RSS MiB  IDLE CPU\n" +
-				"conns     10    0       1        1057    50us  60us  70us  138.4     300      1.2%\n" +
+			"SCENARIO  PROTOCOL  OPEN  FAILED  DROPPED  OPEN/s  P50   P99   MAX   KiB/CONN  RSS MiB  IDLE CPU\n" +
+				"conns     mqtt5-ws  10    0       1        1057    50us  60us  70us  138.4     300      1.2%\n" +
 				"fault: 1 connections dropped by the broker\n"},
 	} {
 		var b bytes.Buffer

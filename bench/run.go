@@ -20,7 +20,10 @@ const (
 // run is one execution of a scenario.
 type run struct {
 	options    Options
-	protocol   protocol
+	publishing protocol
+	consuming  protocol
+	targets    []target // of publishers
+	sources    []target // of subscribers
 	id         uint32
 	clock      clock
 	reference  []byte // a body of this run, whose filler every arriving one must have
@@ -36,22 +39,27 @@ type run struct {
 	interrupted time.Time // when a wait first saw the interruption; all waits after it share Options.Drain
 }
 
-// Run executes one scenario against a broker that speaks STOMP. Cancelling ctx ends it early: publishing stops, what is on
+// Run executes one scenario against a broker. Cancelling ctx ends it early: publishing stops, what is on
 // its way is awaited for Options.Drain at most, and the report says it was interrupted. The error is why the run could not
 // be made; what went wrong during it is in the report (see Report.Faults).
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	return execute(ctx, o, newSTOMP(o))
+	publishing := newProtocol(o.protocol(), o)
+	consuming := publishing
+	if name := o.subscriberProtocol(); name != o.protocol() {
+		consuming = newProtocol(name, o)
+	}
+	return execute(ctx, o, publishing, consuming)
 }
 
-func execute(ctx context.Context, o Options, p protocol) (*Report, error) {
+func execute(ctx context.Context, o Options, publishing, consuming protocol) (*Report, error) {
 	broker, err := watchProcesses(procfs, o.BrokerPIDs)
 	if err != nil {
 		return nil, err
 	}
-	r := newRun(o, p, broker)
+	r := newRun(o, publishing, consuming, broker)
 	if broker != nil {
 		var sampler sync.WaitGroup
 		quit := make(chan struct{})
@@ -70,8 +78,9 @@ func execute(ctx context.Context, o Options, p protocol) (*Report, error) {
 	return nil, fmt.Errorf("unknown scenario %q", o.Scenario)
 }
 
-func newRun(o Options, p protocol, broker *processes) *run {
-	r := &run{options: o, protocol: p, broker: broker, id: rand.Uint32(), clock: clock{time.Now()}, quit: make(chan struct{})}
+func newRun(o Options, publishing, consuming protocol, broker *processes) *run {
+	r := &run{options: o, publishing: publishing, consuming: consuming, broker: broker, id: rand.Uint32(), clock: clock{time.Now()},
+		quit: make(chan struct{}), targets: o.targets(o.Addresses, publishing), sources: o.targets(o.subscriberAddresses(), consuming)}
 	if o.Scenario == Conns {
 		return r
 	}
@@ -100,7 +109,7 @@ func newRun(o Options, p protocol, broker *processes) *run {
 
 func (r *run) newPublisher(index int, fan int64) *publisher {
 	p := &publisher{run: r, index: index, deliveries: fan}
-	if r.protocol.confirms() {
+	if r.publishing.confirms() {
 		p.window = newWindow(r.options.Window)
 	}
 	if n := r.options.Inflight; n > 0 {
@@ -118,17 +127,26 @@ func (r *run) newLedgers(d int) []*ledger {
 	return l
 }
 
-// destination names the one that publisher or subscriber i uses.
-func (r *run) destination(i int) string {
-	pattern := r.options.Destination
+// publishTo names where publisher i sends.
+func (r *run) publishTo(i int) string { return r.destination(r.publishing, r.options.Destination, i) }
+
+// consumeFrom names where subscriber i receives.
+func (r *run) consumeFrom(i int) string {
+	return r.destination(r.consuming, r.options.subscriberDestination(), i)
+}
+
+func (r *run) destination(p protocol, pattern string, i int) string {
 	if pattern == "" {
-		pattern = r.protocol.destinationPattern(r.options.shared())
+		pattern = p.destinationPattern(r.options.shared())
 	}
 	return strings.NewReplacer("%r", fmt.Sprintf("%08x", r.id), "%d", strconv.Itoa(i%r.options.Destinations)).Replace(pattern)
 }
 
-func (r *run) endpoint(i int, l listener) endpoint {
-	e := endpoint{address: r.options.Addresses[i%len(r.options.Addresses)], clock: r.clock, listener: l}
+// endpoint is connection i of those that go to targets; role keeps their names apart.
+func (r *run) endpoint(targets []target, role string, i int, l listener) endpoint {
+	t := targets[i%len(targets)]
+	e := endpoint{address: t.address, websocket: t.websocket, path: t.path, clock: r.clock, listener: l,
+		name: fmt.Sprintf("bench-%08x-%s%d", r.id, role, i)}
 	if n := len(r.options.Sources); n > 0 {
 		e.source = r.options.Sources[i%n]
 	}
@@ -136,27 +154,56 @@ func (r *run) endpoint(i int, l listener) endpoint {
 }
 
 func (r *run) connectSubscribers(ctx context.Context) error {
-	for i, s := range r.subscribers {
-		link, err := r.protocol.dial(ctx, r.endpoint(i, s))
+	return r.each(len(r.subscribers), func(i int) error {
+		s := r.subscribers[i]
+		link, err := r.consuming.dial(ctx, r.endpoint(r.sources, "s", i, s))
 		if err != nil {
 			return fmt.Errorf("subscriber %d: %w", i, err)
 		}
 		s.link = link
-		if err := link.subscribe(ctx, r.destination(i)); err != nil {
-			return fmt.Errorf("subscriber %d: subscribe to %s: %w", i, r.destination(i), err)
+		if err := link.subscribe(ctx, r.consumeFrom(i)); err != nil {
+			return fmt.Errorf("subscriber %d: subscribe to %s: %w", i, r.consumeFrom(i), err)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (r *run) connectPublishers(ctx context.Context) error {
-	for i, p := range r.publishers {
-		link, err := r.protocol.dial(ctx, r.endpoint(i, p))
+	return r.each(len(r.publishers), func(i int) error {
+		p := r.publishers[i]
+		link, err := r.publishing.dial(ctx, r.endpoint(r.targets, "p", i, p))
 		if err != nil {
 			return fmt.Errorf("publisher %d: %w", i, err)
 		}
 		p.link = link
-		link.prepare(r.destination(i), r.options.SizeBytes)
+		if most := link.prepare(r.publishTo(i), r.options.SizeBytes); most > 0 && p.window != nil {
+			p.window.limit(most)
+		}
+		return nil
+	})
+}
+
+// each does something for n connections, Options.Dialers at a time, until one fails.
+func (r *run) each(n int, do func(i int) error) error {
+	var next atomic.Int64
+	var failure atomic.Pointer[error]
+	var dialers sync.WaitGroup
+	for range min(r.options.Dialers, n) {
+		dialers.Go(func() {
+			for failure.Load() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				if err := do(i); err != nil {
+					failure.CompareAndSwap(nil, &err)
+				}
+			}
+		})
+	}
+	dialers.Wait()
+	if err := failure.Load(); err != nil {
+		return *err
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,7 @@ import (
 
 // stompProtocol speaks STOMP over TCP or TLS. It offers 1.0 to 1.2 and does as the broker chose.
 type stompProtocol struct {
-	secure               *tls.Config
+	carriage
 	user, password, host string
 	ack                  string
 	prefetch             int
@@ -26,15 +25,15 @@ type stompProtocol struct {
 	heartbeat            time.Duration
 	sendHeaders          []frame.Header
 	subscribeHeaders     []frame.Header
-	timeout              time.Duration
 	maxBodyBytes         int
 }
 
 var _ protocol = (*stompProtocol)(nil)
 
 func newSTOMP(o Options) *stompProtocol {
-	p := &stompProtocol{secure: o.TLS, user: o.User, password: o.Password, host: o.Host, ack: o.ackMode(), prefetch: o.Prefetch,
-		receipts: o.Window > 0, persistent: o.Persistent, timeout: o.Timeout, maxBodyBytes: max(o.SizeBytes, 1<<20),
+	p := &stompProtocol{carriage: carriage{secure: o.TLS, timeout: o.Timeout, subprotocols: "v12.stomp, v11.stomp, v10.stomp", text: true},
+		user: o.User, password: o.Password, host: o.Host, ack: o.ackMode(), prefetch: o.Prefetch,
+		receipts: o.Window > 0, persistent: o.Persistent, maxBodyBytes: max(o.SizeBytes, 1<<20),
 		sendHeaders: splitHeaders(o.SendHeaders), subscribeHeaders: splitHeaders(o.SubscribeHeaders)}
 	if o.Scenario == Conns {
 		p.heartbeat = o.Heartbeat // the other scenarios have no idle connections to keep
@@ -50,8 +49,9 @@ func splitHeaders(lines []string) (headers []frame.Header) {
 	return headers
 }
 
-func (p *stompProtocol) name() string   { return "stomp" }
-func (p *stompProtocol) confirms() bool { return p.receipts }
+func (p *stompProtocol) name() string    { return STOMP }
+func (p *stompProtocol) confirms() bool  { return p.receipts }
+func (p *stompProtocol) webPath() string { return "/stomp" }
 
 func (p *stompProtocol) destinationPattern(shared bool) string {
 	if shared {
@@ -93,18 +93,18 @@ type answer struct {
 }
 
 func (p *stompProtocol) dial(ctx context.Context, e endpoint) (connection, error) {
-	conn, err := dial(ctx, e, p.secure, p.timeout)
+	w, err := p.connect(ctx, e)
 	if err != nil {
 		return nil, err
 	}
-	c := &stompConnection{protocol: p, listener: e.listener, wire: &wire{conn: conn, clock: e.clock},
+	c := &stompConnection{protocol: p, listener: e.listener, wire: w,
 		answers: make(chan answer, 4), finished: make(chan struct{})}
 	c.decoder = frame.NewDecoder(c.wire, frame.ClientSide)
 	limits := frame.DefaultLimits()
 	limits.Body = p.maxBodyBytes
 	c.decoder.SetLimits(limits)
-	if err := c.logIn(ctx); err != nil {
-		conn.Close()
+	if err := w.within(ctx, p.timeout, c.logIn); err != nil {
+		w.conn.Close()
 		return nil, err
 	}
 	c.wire.beforeRead = c.beforeRead
@@ -112,12 +112,9 @@ func (p *stompProtocol) dial(ctx context.Context, e endpoint) (connection, error
 	return c, nil
 }
 
-// logIn sends CONNECT and reads the answer, within the timeout and while ctx lives.
-func (c *stompConnection) logIn(ctx context.Context) error {
-	p, conn := c.protocol, c.wire.conn
-	conn.SetDeadline(time.Now().Add(p.timeout))
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+// logIn sends CONNECT and reads the answer.
+func (c *stompConnection) logIn() error {
+	p := c.protocol
 	headers := []frame.Header{{Name: "accept-version", Value: "1.0,1.1,1.2"}, {Name: "host", Value: p.host}}
 	if p.user != "" || p.password != "" {
 		headers = append(headers, frame.Header{Name: "login", Value: p.user}, frame.Header{Name: "passcode", Value: p.password})
@@ -144,10 +141,6 @@ func (c *stompConnection) logIn(ctx context.Context) error {
 		c.version = v
 	}
 	c.decoder.SetVersion(c.version)
-	if !stop() {
-		return context.Cause(ctx)
-	}
-	conn.SetDeadline(time.Time{})
 	return nil
 }
 
@@ -247,7 +240,7 @@ func (c *stompConnection) acknowledge(f *frame.Frame) {
 		c.unacked = append(c.unacked[:0], id...)
 		return
 	}
-	c.wire.out = c.appendAck(c.wire.out, id)
+	_ = c.wire.end(c.appendAck(c.wire.begin(), id)) // a failure to write shows in the read that follows
 }
 
 // appendCumulativeAck needs the wire's lock.
@@ -364,7 +357,7 @@ func (c *stompConnection) ask(ctx context.Context, command frame.Command, receip
 	}
 }
 
-func (c *stompConnection) prepare(destination string, bodyBytes int) {
+func (c *stompConnection) prepare(destination string, bodyBytes int) (mostUnconfirmed int) {
 	b := frame.AppendCommand(nil, frame.SEND)
 	b = frame.AppendHeader(b, c.version, "destination", destination)
 	b = frame.AppendIntHeader(b, "content-length", int64(bodyBytes))
@@ -377,21 +370,18 @@ func (c *stompConnection) prepare(destination string, bodyBytes int) {
 	}
 	c.sendHead = b
 	c.publishes.Store(true)
+	return 0
 }
 
 func (c *stompConnection) send(id uint64, body []byte) error {
 	w := c.wire
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.out = append(w.out, c.sendHead...)
+	b := append(w.begin(), c.sendHead...)
 	if c.protocol.receipts {
-		w.out = frame.AppendIntHeader(w.out, "receipt", int64(id))
+		b = frame.AppendIntHeader(b, "receipt", int64(id))
 	}
-	w.out = frame.AppendBody(w.out, body)
-	if len(w.out) >= writeAtBytes {
-		return w.writeOut()
-	}
-	return w.err
+	return w.end(frame.AppendBody(b, body))
 }
 
 func (c *stompConnection) flush() error { return c.wire.flush() }

@@ -59,9 +59,22 @@ func (rep *Report) columns() []column {
 func (rep *Report) shapeColumns() []column {
 	return []column{
 		{"SCENARIO", string(rep.Scenario)},
+		{"PROTOCOL", rep.protocolText()},
 		{"PUBxSUB", fmt.Sprintf("%dx%d", rep.Publishers, rep.Subscribers)},
 		{"SIZE", fmt.Sprint(rep.SizeBytes)},
 	}
+}
+
+// protocolText adds to the protocol what MQTT's cost depends on.
+func (rep *Report) protocolText() string {
+	text := rep.Protocol
+	if rep.QoS > 0 {
+		text += fmt.Sprintf(" QoS %d", rep.QoS)
+	}
+	if rep.Durable {
+		text += " durable"
+	}
+	return text
 }
 
 func (rep *Report) flowColumns() []column {
@@ -77,6 +90,9 @@ func (rep *Report) flowColumns() []column {
 	}
 	if rep.brokerKnown {
 		c = append(c, column{"CPU us/msg", fmt.Sprintf("%.1f", rep.CPUPerRecvUS)}, column{"RSS MiB", fmt.Sprintf("%.0f", rep.RSSPeakMiB)})
+		if rep.ConnectionKiB != 0 {
+			c = append(c, column{"KiB/CONN", fmt.Sprintf("%.1f", rep.ConnectionKiB)})
+		}
 	}
 	return c
 }
@@ -111,6 +127,7 @@ func (rep *Report) accountColumns() []column {
 func (rep *Report) connectionColumns() []column {
 	c := []column{
 		{"SCENARIO", string(rep.Scenario)},
+		{"PROTOCOL", rep.protocolText()},
 		{"OPEN", fmt.Sprint(rep.Opened)},
 		{"FAILED", fmt.Sprint(rep.OpenFailed)},
 		{"DROPPED", fmt.Sprint(rep.Dropped)},

@@ -15,6 +15,7 @@ import (
 type window struct {
 	size        uint64
 	slots       []slot
+	most        int64 // unconfirmed messages that the broker allows; the publisher's
 	outstanding atomic.Int64
 
 	free []uint32 // the publisher's: slots it may use now
@@ -34,7 +35,7 @@ type slot struct {
 }
 
 func newWindow(size int) *window {
-	w := &window{size: uint64(size), slots: make([]slot, size), wake: make(chan struct{}, 1)}
+	w := &window{size: uint64(size), most: int64(size), slots: make([]slot, size), wake: make(chan struct{}, 1)}
 	for i := range w.slots {
 		w.slots[i].last = uint64(i)
 		w.free = append(w.free, uint32(i))
@@ -42,8 +43,14 @@ func newWindow(size int) *window {
 	return w
 }
 
+// limit makes the window smaller, before its first use: a broker may allow less than was asked for.
+func (w *window) limit(most int) { w.most = min(w.most, int64(most)) }
+
 // room reports whether reserve may be called; when not, wake tells when to ask again.
 func (w *window) room() bool {
+	if w.outstanding.Load() >= w.most {
+		return false
+	}
 	if len(w.free) > 0 {
 		return true
 	}

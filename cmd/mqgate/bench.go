@@ -23,7 +23,12 @@ import (
 type BenchCmd struct {
 	Scenario string `arg:"" optional:"" enum:"queue,topic,backlog,conns" default:"queue" help:"queue (competing consumers), topic (fan-out), backlog (fill --count, then drain) or conns (idle connections)."`
 
-	Addr        []string `default:"127.0.0.1:61613" placeholder:"HOST:PORT" help:"STOMP address of the broker (default ${default}); several spread the connections over nodes."`
+	Proto    string `enum:"stomp,mqtt,mqtt5,json" default:"stomp" help:"Protocol: stomp, mqtt (3.1.1), mqtt5, or json (mqgate.json.v1 over WebSocket)."`
+	SubProto string `enum:"stomp,mqtt,mqtt5,json," default:"" help:"Protocol of the subscribers, if it is another."`
+
+	Addr        []string `placeholder:"ADDRESS" help:"Where the broker listens: HOST:PORT, ws://HOST:PORT/PATH or wss://… (default: the protocol's port on 127.0.0.1); several spread the connections over nodes."`
+	SubAddr     []string `placeholder:"ADDRESS" help:"The same for subscribers, if it is another."`
+	WS          bool     `name:"ws" help:"Carry the protocol over WebSocket; the default address is port 8080 then."`
 	Source      []string `placeholder:"IP" help:"Local addresses to connect from, in turn."`
 	TLS         bool     `name:"tls" help:"Speak TLS."`
 	TLSCA       string   `name:"tls-ca" type:"existingfile" placeholder:"FILE" help:"Certificates (PEM) to trust instead of the system's."`
@@ -34,11 +39,12 @@ type BenchCmd struct {
 
 	Publishers  int    `short:"p" default:"1" help:"Publishers, each a connection."`
 	Subscribers int    `short:"s" default:"1" help:"Subscribers, each a connection."`
-	Destination string `placeholder:"PATTERN" help:"Where to send; %r becomes the run's id, %d the destination's number (default /queue/bench.%r.%d, /topic/bench.%r.%d)."`
+	Destination string `placeholder:"PATTERN" help:"Where to send; %r becomes the run's id, %d the destination's number (default: /queue/bench.%r.%d or /topic/bench.%r.%d, and what MQTT calls the same)."`
+	SubDest     string `placeholder:"PATTERN" help:"How subscribers name it, where they speak another protocol."`
 	Dests       int    `default:"1" help:"Destinations to spread publishers and subscribers over."`
 	Size        int    `default:"256" placeholder:"BYTES" help:"Body size, at least 40 (default ${default})."`
 
-	Window   int           `default:"100" help:"Unconfirmed messages (receipts) per publisher; 0 asks for no receipts."`
+	Window   int           `default:"100" help:"Unconfirmed messages per publisher: STOMP receipts, MQTT QoS 1 and 2, JSON replies; 0 asks for none."`
 	Inflight int           `default:"0" help:"Messages of a publisher on their way to its subscribers, end to end; 0 sets no limit."`
 	Rate     float64       `default:"0" placeholder:"PER-SECOND" help:"Messages a second of all publishers together, latency counted from when each was due; 0 sends as fast as the window allows."`
 	Count    int64         `default:"0" help:"Send this many messages instead of for a time (backlog: 100000)."`
@@ -49,13 +55,15 @@ type BenchCmd struct {
 
 	Ack             string   `enum:"auto,client-individual,client," default:"" help:"How subscribers acknowledge: auto, client-individual or client (default: auto for topic, else client-individual)."`
 	Prefetch        int      `default:"0" help:"Unacknowledged messages a subscriber asks for; 0 leaves it to the broker."`
-	Persistent      bool     `help:"Mark messages persistent."`
-	SendHeader      []string `sep:"none" placeholder:"NAME:VALUE" help:"Additional header of every message (repeatable)."`
+	QoS             int      `name:"qos" default:"0" help:"MQTT: quality of service of publishers and subscribers, 0 to 2."`
+	Durable         bool     `help:"MQTT: sessions that outlive their connections. They are ended with the run."`
+	Persistent      bool     `help:"STOMP and JSON: mark messages persistent."`
+	SendHeader      []string `sep:"none" placeholder:"NAME:VALUE" help:"Additional header of every message, or user property of MQTT 5 (repeatable)."`
 	SubscribeHeader []string `sep:"none" placeholder:"NAME:VALUE" help:"Additional header of every subscription (repeatable)."`
 
 	Connections int           `short:"c" default:"1000" help:"conns: connections to open."`
 	Dialers     int           `default:"64" help:"conns: how many to open at a time."`
-	Heartbeat   time.Duration `default:"0s" help:"conns: heart-beats to offer and keep."`
+	Heartbeat   time.Duration `default:"0s" help:"conns: heart-beats to offer and keep (MQTT: keep alive, in whole seconds)."`
 
 	PID    []int  `name:"pid" help:"Broker process; report its CPU per delivered message and memory, with its descendants'."`
 	Procs  int    `default:"1" help:"Cores the generator may use."`
@@ -110,21 +118,49 @@ func (c *BenchCmd) options() (bench.Options, error) {
 		count = backlogCount
 	}
 	return bench.Options{
-		Scenario: bench.Scenario(c.Scenario), Addresses: c.Addr, Sources: c.Source, TLS: secure,
+		Scenario: bench.Scenario(c.Scenario), Protocol: c.Proto, SubscriberProtocol: c.SubProto,
+		Addresses: c.addresses(c.Addr, c.Proto), SubscriberAddresses: c.subscriberAddresses(), WebSocket: c.WS, Sources: c.Source, TLS: secure,
 		User: c.User, Password: c.Password, Host: c.Host,
-		Destination: c.Destination, Destinations: c.Dests, Publishers: c.Publishers, Subscribers: c.Subscribers, SizeBytes: c.Size,
+		Destination: c.Destination, SubscriberDestination: c.SubDest, Destinations: c.Dests, Publishers: c.Publishers, Subscribers: c.Subscribers, SizeBytes: c.Size,
 		Window: c.Window, Inflight: c.Inflight, RatePerSecond: c.Rate, Count: count,
 		Warmup: c.Warmup, Duration: c.Duration, Drain: c.Drain, Timeout: c.Timeout,
-		Persistent: c.Persistent, Ack: c.Ack, Prefetch: c.Prefetch, SendHeaders: c.SendHeader, SubscribeHeaders: c.SubscribeHeader,
+		QoS: c.QoS, Durable: c.Durable, Persistent: c.Persistent, Ack: c.Ack, Prefetch: c.Prefetch, SendHeaders: c.SendHeader, SubscribeHeaders: c.SubscribeHeader,
 		Connections: c.Connections, Dialers: c.Dialers, Heartbeat: c.Heartbeat, BrokerPIDs: c.PID, Cores: c.Procs,
 	}, nil
 }
 
+// defaultPorts are the gateway's own.
+var defaultPorts = map[string]string{bench.STOMP: "61613", bench.MQTT: "1883", bench.MQTT5: "1883", bench.JSON: "8080"}
+
+// addresses are those that were given, or the default for a protocol.
+func (c *BenchCmd) addresses(given []string, protocol string) []string {
+	const loopback = "127.0.0.1:"
+	switch {
+	case len(given) > 0:
+		return given
+	case c.WS || protocol == bench.JSON:
+		return []string{"ws://" + loopback + defaultPorts[bench.JSON]}
+	}
+	return []string{loopback + defaultPorts[protocol]}
+}
+
+// subscriberAddresses are none where they are the same as the publishers'.
+func (c *BenchCmd) subscriberAddresses() []string {
+	if len(c.SubAddr) > 0 || c.SubProto == "" || c.SubProto == c.Proto || len(c.Addr) > 0 && c.WS {
+		return c.SubAddr
+	}
+	return c.addresses(nil, c.SubProto)
+}
+
 // secure is the TLS configuration asked for, nil for none.
 func (c *BenchCmd) secure() (*tls.Config, error) {
-	if !c.TLS {
+	secure := c.TLS
+	for _, a := range append(append([]string(nil), c.Addr...), c.SubAddr...) {
+		secure = secure || strings.HasPrefix(a, "wss://")
+	}
+	if !secure {
 		if c.TLSCA != "" || c.TLSInsecure {
-			return nil, fmt.Errorf("--tls-ca and --tls-insecure need --tls")
+			return nil, fmt.Errorf("--tls-ca and --tls-insecure need --tls or a wss:// address")
 		}
 		return nil, nil
 	}

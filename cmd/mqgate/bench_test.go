@@ -41,6 +41,40 @@ func TestBenchDefaultsAreValid(t *testing.T) {
 	}
 }
 
+// A protocol brings its address with it, for either side.
+func TestBenchAddresses(t *testing.T) {
+	for _, tc := range []struct {
+		args          []string
+		publish, take string
+	}{
+		{[]string{"--proto", "mqtt"}, "127.0.0.1:1883", ""},
+		{[]string{"--proto", "mqtt5", "--ws"}, "ws://127.0.0.1:8080", ""},
+		{[]string{"--proto", "json"}, "ws://127.0.0.1:8080", ""},
+		{[]string{"--proto", "mqtt", "--sub-proto", "stomp"}, "127.0.0.1:1883", "127.0.0.1:61613"},
+		{[]string{"--sub-proto", "json"}, "127.0.0.1:61613", "ws://127.0.0.1:8080"},
+		{[]string{"--proto", "mqtt", "--sub-proto", "stomp", "--ws"}, "ws://127.0.0.1:8080", "ws://127.0.0.1:8080"},
+		{[]string{"--proto", "mqtt", "--sub-proto", "mqtt5", "--addr", "a:1", "--sub-addr", "b:1"}, "a:1", "b:1"},
+		{[]string{"--proto", "stomp", "--addr", "ws://a:1/ws"}, "ws://a:1/ws", ""},
+	} {
+		c, err := parseBench(t, append([]string{"topic"}, tc.args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := c.options()
+		if err == nil {
+			err = o.Validate()
+		}
+		if err != nil || o.Addresses[0] != tc.publish || strings.Join(o.SubscriberAddresses, ",") != tc.take {
+			t.Errorf("%v: %v %v, %v", tc.args, err, o.Addresses, o.SubscriberAddresses)
+		}
+	}
+	if c, err := parseBench(t, "topic", "--proto", "mqtt", "--addr", "wss://a:1/mqtt", "--tls-insecure"); err != nil {
+		t.Error(err)
+	} else if o, err := c.options(); err != nil || o.TLS == nil || o.Validate() != nil {
+		t.Errorf("wss:// is TLS: %v %+v", err, o)
+	}
+}
+
 func TestBenchFlags(t *testing.T) {
 	c, err := parseBench(t, "topic", "--addr", "a:1,b:2", "-p", "3", "-s", "4", "--dests", "2", "--size", "100", "--window", "0", "--inflight", "9",
 		"--rate", "1.5", "--duration", "2s", "--warmup", "0s", "--prefetch", "7", "--ack", "client", "--persistent", "--user", "u", "--password", "p",
