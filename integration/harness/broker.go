@@ -340,6 +340,12 @@ type Depths struct{ Depth, Ready, Unacked, Delayed, Consumers int }
 // Depths returns how full a queue is; zero if there is no such queue.
 func (b *Broker) Depths(queue string) Depths {
 	b.t.Helper()
+	return b.AllDepths()[queue]
+}
+
+// AllDepths returns how full each queue is.
+func (b *Broker) AllDepths() map[string]Depths {
+	b.t.Helper()
 	var all []struct {
 		Name string
 		Depths
@@ -347,12 +353,11 @@ func (b *Broker) Depths(queue string) Depths {
 	if err := json.Unmarshal([]byte(b.Queue("ls", "-o", "json")), &all); err != nil {
 		b.t.Fatalf("mqgate queue ls: %v", err)
 	}
+	out := map[string]Depths{}
 	for _, q := range all {
-		if q.Name == queue {
-			return q.Depths
-		}
+		out[q.Name] = q.Depths
 	}
-	return Depths{}
+	return out
 }
 
 // RSS is the resident memory of the process in bytes.

@@ -18,6 +18,7 @@ import (
 type Frame struct {
 	Command string
 	Headers map[string]string // the first of each name
+	All     [][2]string       // all, in order
 	Body    []byte
 }
 
@@ -29,9 +30,10 @@ func (f *Frame) String() string {
 // Wire is a STOMP client on a bare socket: it does what it is told, and nothing on
 // its own.
 type Wire struct {
-	Socket net.Conn
-	r      *bufio.Reader
-	early  []*Frame // MESSAGEs that came before a RECEIPT
+	Socket  net.Conn
+	version string // "" stands for 1.2
+	r       *bufio.Reader
+	early   []*Frame // MESSAGEs that came before a RECEIPT
 }
 
 // wireTimeout ends a write or read that would hang a test.
@@ -147,8 +149,12 @@ func (w *Wire) Read(limit time.Duration) (*Frame, error) {
 		if !ok {
 			return nil, fmt.Errorf("header line %q has no colon", line)
 		}
+		if w.version != "1.0" {
+			name, value = unescape.Replace(name), unescape.Replace(value)
+		}
+		f.All = append(f.All, [2]string{name, value})
 		if _, again := f.Headers[name]; !again {
-			f.Headers[name] = unescape.Replace(value)
+			f.Headers[name] = value
 		}
 	}
 	return f, w.body(f)
