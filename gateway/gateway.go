@@ -337,7 +337,7 @@ func (g *Gateway) Close() {
 func (g *Gateway) adminHandler(trusted bool) http.Handler {
 	return admin.Handler(admin.Options{
 		Router: g.router, Auth: g.auth, Version: g.version, Log: g.log, Usage: g.store.Usage,
-		Ready: g.ready, Connections: g.connections, Cluster: g.cluster, Drain: g.drainByOperator,
+		Ready: g.ready, Connections: g.connections, Cluster: g.cluster, Drain: g.drainByOperator, Backup: g.backup,
 	}, trusted)
 }
 

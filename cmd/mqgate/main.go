@@ -35,6 +35,8 @@ type commands struct {
 	Queue   QueueCmd   `cmd:"" help:"List, inspect and repair queues of a running gateway."`
 	Cluster ClusterCmd `cmd:"" help:"Show the nodes of a running cluster."`
 	Drain   DrainCmd   `cmd:"" help:"Send the clients of a running gateway to other nodes, then end it."`
+	Backup  BackupCmd  `cmd:"" help:"Save what a running gateway has stored to a file."`
+	Restore RestoreCmd `cmd:"" help:"Make an empty data directory of a backup."`
 	Version VersionCmd `cmd:"" help:"Print the version."`
 }
 

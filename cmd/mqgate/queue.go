@@ -45,14 +45,33 @@ type endpoint struct {
 	Output       string   `name:"output" short:"o" enum:"table,json" default:"table" help:"table or json."`
 }
 
+// callTimeout bounds a verb; a backup takes longest.
+const callTimeout = 6 * time.Hour
+
 // call makes a request and decodes its answer into v; raw is the answer as sent.
 func (e *endpoint) call(p *process, method, path string, params url.Values, v any) (raw []byte, err error) {
+	params.Set("vhost", e.Vhost)
+	body, err := e.open(p, method, path+"?"+params.Encode())
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	if raw, err = io.ReadAll(body); err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	if err := json.Unmarshal(raw, v); err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	return raw, nil
+}
+
+// open makes a request and returns the body of its answer, to be read to the end and closed.
+func (e *endpoint) open(p *process, method, target string) (io.ReadCloser, error) {
 	client, base, err := e.client(p)
 	if err != nil {
 		return nil, err
 	}
-	params.Set("vhost", e.Vhost)
-	req, err := http.NewRequestWithContext(context.Background(), method, base+path+"?"+params.Encode(), nil)
+	req, err := http.NewRequestWithContext(context.Background(), method, base+target, nil)
 	if err != nil {
 		return nil, usageError{err.Error()}
 	}
@@ -68,26 +87,20 @@ func (e *endpoint) call(p *process, method, path string, params url.Values, v an
 	if err != nil {
 		return nil, fmt.Errorf("is the gateway running? %w", err)
 	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
 	defer resp.Body.Close()
-	if raw, err = io.ReadAll(resp.Body); err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
+	var failure struct{ Error string }
+	if json.NewDecoder(resp.Body).Decode(&failure) == nil && failure.Error != "" {
+		return nil, errors.New(failure.Error)
 	}
-	if resp.StatusCode != http.StatusOK {
-		var failure struct{ Error string }
-		if json.Unmarshal(raw, &failure) == nil && failure.Error != "" {
-			return nil, errors.New(failure.Error)
-		}
-		return nil, fmt.Errorf("the gateway answered %s", resp.Status)
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
-	}
-	return raw, nil
+	return nil, fmt.Errorf("the gateway answered %s", resp.Status)
 }
 
 func (e *endpoint) client(p *process) (*http.Client, string, error) {
 	if e.URL != "" {
-		return &http.Client{Timeout: 10 * time.Minute}, strings.TrimSuffix(e.URL, "/"), nil
+		return &http.Client{Timeout: callTimeout}, strings.TrimSuffix(e.URL, "/"), nil
 	}
 	cfg, err := config.Load(config.Sources{File: e.Config, Environ: p.environ, Set: e.Set})
 	if err != nil {
@@ -98,7 +111,7 @@ func (e *endpoint) client(p *process) (*http.Client, string, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, "http://localhost", nil
+	return &http.Client{Timeout: callTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, "http://localhost", nil
 }
 
 // print writes the answer as it came, or has f write a table.

@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -29,6 +30,8 @@ type Options struct {
 	Ready func() []Check
 	// Cluster returns the state of all nodes.
 	Cluster func(context.Context) (Cluster, error)
+	// Backup writes all that is stored.
+	Backup func(context.Context, io.Writer) error
 	// Drain begins to send the clients away, after which the process ends.
 	Drain func() DrainState
 	// Usage returns the bytes that the store takes and may take.
@@ -59,6 +62,7 @@ func Handler(o Options, trusted bool) http.Handler {
 	} {
 		mux.Handle(pattern, h.guard(f))
 	}
+	mux.HandleFunc("POST /api/v1/backup", h.backup)
 	return mux
 }
 
@@ -75,8 +79,7 @@ func (h *handler) guard(f verb) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, err := h.principal(r)
 		if err != nil {
-			w.Header().Set("WWW-Authenticate", `Basic realm="mqgate", charset="UTF-8"`)
-			writeError(w, err)
+			h.refuse(w, err)
 			return
 		}
 		v, err := f(r, p)
@@ -89,6 +92,12 @@ func (h *handler) guard(f verb) http.Handler {
 		}
 		writeJSON(w, http.StatusOK, v)
 	})
+}
+
+// refuse asks for a login.
+func (h *handler) refuse(w http.ResponseWriter, err error) {
+	w.Header().Set("WWW-Authenticate", `Basic realm="mqgate", charset="UTF-8"`)
+	writeError(w, err)
 }
 
 // operator is whoever may open the data directory's socket.

@@ -35,6 +35,7 @@ type fixture struct {
 	opt    Options
 	ready  []Check
 	drains int
+	backup func(io.Writer) error
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -56,6 +57,7 @@ func newFixture(t *testing.T) *fixture {
 		Cluster: func(context.Context) (Cluster, error) {
 			return Cluster{Name: "c", Node: "a", Leader: "b", LeaseAge: time.Second, Nodes: []Node{{Name: "a", Reachable: true}, {Name: "b"}}}, nil
 		},
+		Backup: func(_ context.Context, w io.Writer) error { return f.backup(w) },
 		Drain: func() DrainState {
 			f.drains++
 			return DrainState{Spread: time.Second, Connections: map[string]int{"mqtt": 7}}

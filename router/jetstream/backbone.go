@@ -29,6 +29,9 @@ type Store struct {
 
 	full, diskLow atomic.Bool // appends are refused
 
+	trims     sync.RWMutex // held while a log is trimmed
+	trimsHeld bool         // a backup is made: logs keep what is settled
+
 	records, bindings, transactions, retained, sessions *stream
 
 	mu      sync.Mutex

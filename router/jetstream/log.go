@@ -241,8 +241,10 @@ func (l *mailboxLog) Bounds(ctx context.Context, floor uint64) (router.Bounds, e
 
 // Trim forgets everything up to a sequence.
 func (l *mailboxLog) Trim(ctx context.Context, upto uint64) error {
-	if upto == 0 {
-		return nil
+	l.store.trims.RLock()
+	defer l.store.trims.RUnlock()
+	if upto == 0 || l.store.trimsHeld {
+		return nil // during a backup; a later trim forgets this too
 	}
 	filter := ""
 	if l.shared {

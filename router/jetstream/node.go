@@ -91,6 +91,9 @@ func StartNode(o Options) (_ *Node, err error) {
 	if n.lock, err = lockDir(o.Dir); err != nil {
 		return nil, err
 	}
+	if _, err := os.Stat(filepath.Join(o.Dir, restoringDir)); err == nil {
+		return nil, fmt.Errorf("a restore into %s was interrupted; remove what is in it and restore again", o.Dir)
+	}
 	return n, n.startServer()
 }
 
