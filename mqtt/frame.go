@@ -97,6 +97,8 @@ func (f *framer) makeRoom() {
 			f.grow(largeBytes)
 		}
 	case f.end < len(f.buf):
+	case len(f.buf) < largeBytes: // the last read filled it, so more is there, though packets never end where reads do
+		f.grow(largeBytes)
 	case held == len(f.buf):
 		f.grow(2 * held)
 	case f.start > 0:
