@@ -257,7 +257,7 @@ const chatHistory = 200
 func (g *Gateway) historyRules() (func(router.Address) (int, time.Duration), error) {
 	rules := g.cfg.Topics
 	if len(rules) == 0 {
-		for _, p := range []string{"chat.rooms.*", "chat.moderation.*"} {
+		for _, p := range []string{"chat.rooms.*", "chat.moderation.*", "chat.system.*"} {
 			rules = append(rules, config.TopicRule{Pattern: p, History: chatHistory})
 		}
 	}

@@ -153,7 +153,11 @@ func (p *presence) people(ctx context.Context, topic router.Address) (map[router
 	}
 	out := make(map[router.SessionID]person, len(list))
 	for _, x := range list {
-		out[x.Session] = person{Session: x.Session.String(), User: x.User, Name: p.names[x.Session], Protocol: x.Protocol, SinceMs: x.Since.UnixMilli()}
+		name := p.names[x.Session]
+		if name == "" {
+			name = x.ClientID // what an MQTT or STOMP client calls itself
+		}
+		out[x.Session] = person{Session: x.Session.String(), User: x.User, Name: name, Protocol: x.Protocol, SinceMs: x.Since.UnixMilli()}
 	}
 	return out, nil
 }

@@ -1,44 +1,94 @@
 <?php
-// STOMP 1.2 in a few lines, for the two scripts beside it: no extension and no package is needed.
+// STOMP 1.2 in a few lines, for the scripts beside it: no extension and no package is needed.
+
+const ROOM = '/^[a-z0-9-]{1,24}$/';
 
 final class Broker
 {
+    private const ESCAPES = ['\\n' => "\n", '\\r' => "\r", '\\c' => ':', '\\\\' => '\\'];
+
     /** @var resource */
     private $socket;
     private string $buffer = '';
+    /** @var list<array{string, array<string, string>, string}> frames that came while a receipt was waited for */
+    private array $early = [];
 
-    public function __construct(string $address, string $user, string $password)
+    /** STOMP=tcp://127.0.0.1:61613, STOMP_USER and STOMP_PASSWORD say where and as whom. */
+    public static function fromEnvironment(string $clientID = ''): self
     {
-        $socket = stream_socket_client($address, $code, $text, 5);
+        return new self(getenv('STOMP') ?: 'tcp://127.0.0.1:61613', getenv('STOMP_USER') ?: '', getenv('STOMP_PASSWORD') ?: '', $clientID);
+    }
+
+    public function __construct(string $address, string $user, string $password, string $clientID)
+    {
+        $socket = @stream_socket_client($address, $code, $text, 5);
         if ($socket === false) {
             throw new RuntimeException("cannot connect to $address: $text");
         }
         $this->socket = $socket;
-        $login = $user === '' ? [] : ['login' => $user, 'passcode' => $password];
-        $this->write('CONNECT', ['accept-version' => '1.2', 'host' => '/'] + $login, '', false);
-        $this->expect('CONNECTED');
+        stream_set_timeout($socket, 86400);
+        $login = array_filter(['login' => $user, 'passcode' => $password, 'client-id' => $clientID], fn ($v) => $v !== '');
+        $this->write('CONNECT', ['accept-version' => '1.2', 'host' => '/'] + $login, '', false); // not escaped (STOMP 1.2, Value Encoding)
+        [$command, $headers] = $this->frame();
+        if ($command !== 'CONNECTED') {
+            throw new RuntimeException("$command: " . ($headers['message'] ?? ''));
+        }
     }
 
-    /** Sends and waits for the broker's receipt: when it returns, the message is stored where it is to be stored. */
+    /** Sends and waits for the receipt: when it returns, the message is stored where it is to be stored. */
     public function send(string $destination, string $body, array $headers = []): void
     {
         $this->request('SEND', ['destination' => $destination, 'content-length' => (string) strlen($body)] + $headers, $body);
     }
 
-    /** Settles a message that read() returned; without a receipt, for the next message may come before it. */
-    public function ack(array $headers): void
+    public function subscribe(string $id, string $destination, array $headers = []): void
     {
-        $this->write('ACK', ['id' => $headers['ack']], '');
+        $this->request('SUBSCRIBE', ['id' => $id, 'destination' => $destination, 'ack' => 'client-individual'] + $headers);
     }
 
-    public function request(string $command, array $headers, string $body = ''): void
+    public function ack(array $message): void
     {
-        $this->write($command, $headers + ['receipt' => bin2hex(random_bytes(8))], $body);
-        $this->expect('RECEIPT');
+        $this->write('ACK', ['id' => $message['ack']], '');
     }
 
-    /** @return array{string, array<string, string>, string} command, headers, body; waits for as long as it takes */
-    public function read(): array
+    /** Gives a message back: it comes again after a delay, and after too many times becomes a dead letter with this reason. */
+    public function later(array $message, int $delayMs, string $reason): void
+    {
+        $this->write('NACK', ['id' => $message['ack'], 'requeue' => 'true', 'delay' => (string) $delayMs, 'x-error' => $reason], '');
+    }
+
+    /** @return array{array<string, string>, string} headers and body of the next message; waits for as long as it takes */
+    public function message(): array
+    {
+        while (true) {
+            [$command, $headers, $body] = array_shift($this->early) ?? $this->frame();
+            if ($command === 'MESSAGE') {
+                return [$headers, $body];
+            }
+            if ($command === 'ERROR') {
+                throw new RuntimeException($headers['message'] ?? 'error');
+            }
+        }
+    }
+
+    private function request(string $command, array $headers, string $body = ''): void
+    {
+        $receipt = bin2hex(random_bytes(8));
+        $this->write($command, $headers + ['receipt' => $receipt], $body);
+        while (true) {
+            $frame = $this->frame();
+            if ($frame[0] === 'RECEIPT' && ($frame[1]['receipt-id'] ?? '') === $receipt) {
+                return;
+            }
+            if ($frame[0] === 'ERROR') {
+                throw new RuntimeException("$command: " . ($frame[1]['message'] ?? 'error'));
+            }
+            $this->early[] = $frame;
+        }
+    }
+
+    /** @return array{string, array<string, string>, string} command, headers, body */
+    private function frame(): array
     {
         while (true) {
             $this->buffer = ltrim($this->buffer, "\n");
@@ -50,15 +100,13 @@ final class Broker
                     [$name, $value] = explode(':', $line, 2);
                     $headers += [strtr($name, self::ESCAPES) => strtr($value, self::ESCAPES)]; // the first of a name counts
                 }
-                $length = isset($headers['content-length']) ? (int) $headers['content-length'] : strpos($this->buffer, "\0", $head);
-                $end = isset($headers['content-length']) ? $head + 2 + $length : $length;
+                $end = isset($headers['content-length']) ? $head + 2 + (int) $headers['content-length'] : strpos($this->buffer, "\0", $head);
                 if ($end !== false && strlen($this->buffer) > $end) {
                     $body = substr($this->buffer, $head + 2, $end - $head - 2);
                     $this->buffer = substr($this->buffer, $end + 1);
                     return [$lines[0], $headers, $body];
                 }
             }
-            stream_set_timeout($this->socket, 86400);
             $more = fread($this->socket, 65536);
             if ($more === false || $more === '') {
                 throw new RuntimeException('the broker closed the connection');
@@ -67,25 +115,15 @@ final class Broker
         }
     }
 
-    private const ESCAPES = ['\\n' => "\n", '\\r' => "\r", '\\c' => ':', '\\\\' => '\\'];
-
     private function write(string $command, array $headers, string $body, bool $escape = true): void
     {
         $frame = "$command\n";
-        foreach ($headers as $name => $value) { // CONNECT is not escaped (STOMP 1.2, Value Encoding)
+        foreach ($headers as $name => $value) {
             $frame .= $name . ':' . ($escape ? strtr((string) $value, array_flip(self::ESCAPES)) : $value) . "\n";
         }
         $frame .= "\n$body\0";
         if (fwrite($this->socket, $frame) !== strlen($frame)) {
             throw new RuntimeException('the broker does not read');
-        }
-    }
-
-    private function expect(string $command): void
-    {
-        [$got, $headers] = $this->read();
-        if ($got !== $command) {
-            throw new RuntimeException("$got instead of $command: " . ($headers['message'] ?? ''));
         }
     }
 }

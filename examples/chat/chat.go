@@ -2,7 +2,8 @@
 // client. Handler serves it; it needs the handler of package ws on the same host.
 //
 // It never lets a user's text become HTML: the page writes text nodes only, and
-// its content security policy forbids everything that is not a file of its own.
+// its content security policy forbids everything that is not a file of its own,
+// and has the browser refuse whatever would parse a string as HTML.
 package chat
 
 import (
@@ -14,8 +15,8 @@ import (
 //go:embed page
 var files embed.FS
 
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 // Handler serves the chat below a path prefix such as "/chat/".
 func Handler(prefix string) http.Handler {

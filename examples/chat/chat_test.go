@@ -1,12 +1,18 @@
 package chat
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -27,15 +33,15 @@ func (anyone) Authenticate(_ context.Context, c router.Credentials) (*router.Pri
 	return router.NewPrincipal(c.User, c.ClientID, false, nil), nil
 }
 
-// serve runs the chat with STOMP beside it, and returns a room's reader and the
-// environment of the scripts.
-func serve(t *testing.T) (*websocket.Conn, []string) {
+// serve runs the chat's gateway on a store in memory, and returns the URL of its
+// JSON protocol and the environment of the scripts.
+func serve(t *testing.T) (url string, env []string) {
 	t.Helper()
 	ctx := context.Background()
 	r, err := router.New(ctx, router.Options{
 		Store: router.NewMemoryStore(), Authorize: router.AllowAll{}, Log: slog.New(slog.DiscardHandler),
 		QueuePolicy: func(router.Address) router.Policy { return router.Policy{} },
-		History:     func(router.Address) (int, time.Duration) { return 10, 0 },
+		History:     func(router.Address) (int, time.Duration) { return 100, 0 },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -70,13 +76,26 @@ func serve(t *testing.T) (*websocket.Conn, []string) {
 			t.Error(err)
 		}
 	})
-	c, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(page.URL, "http")+"/ws", nil)
+	return "ws" + strings.TrimPrefix(page.URL, "http") + "/ws", []string{"STOMP=tcp://" + l.Addr().String(), "BANNED=spam"}
+}
+
+func dial(t *testing.T, url string) *websocket.Conn {
+	t.Helper()
+	c, _, err := websocket.DefaultDialer.Dial(url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
 	ask(t, c, `{"id":1,"op":"connect"}`)
-	return c, []string{"STOMP=tcp://" + l.Addr().String(), "BANNED=spam"}
+	return c
+}
+
+// follow reads a topic from the beginning of its history.
+func follow(t *testing.T, url, topic string) *websocket.Conn {
+	t.Helper()
+	c := dial(t, url)
+	ask(t, c, `{"id":2,"op":"subscribe","sub":"s","to":"`+topic+`","history":{"last":99}}`)
+	return c
 }
 
 // ask sends a request and reads its reply.
@@ -102,51 +121,119 @@ func next(t *testing.T, c *websocket.Conn) string {
 	return string(b)
 }
 
-func TestAnnouncementFromPHP(t *testing.T) {
-	c, env := serve(t)
-	ask(t, c, `{"id":2,"op":"subscribe","sub":"s","to":"/topic/chat/rooms/general","history":{"last":9}}`)
-	cmd := exec.Command("php", "announce.php", "general", "Maintenance: at noon, ü")
-	cmd.Env = append(cmd.Environ(), env...)
-	if out, err := cmd.CombinedOutput(); err != nil {
+func TestSystemMessageFromPHP(t *testing.T) {
+	url, env := serve(t)
+	c := follow(t, url, "/topic/chat/system/general")
+	for _, args := range [][]string{{"general"}, {"../x", "text"}, {"general", " "}} {
+		if err := php(env, "system.php", args...).Run(); err == nil {
+			t.Errorf("system.php %q succeeds", args)
+		}
+	}
+	if out, err := php(env, "system.php", "general", "Maintenance: at noon, ü").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if m := next(t, c); !strings.Contains(m, `"body":"Maintenance: at noon, ü"`) || !strings.Contains(m, `"from":"System"`) || !strings.Contains(m, `"seq":1`) {
-		t.Fatalf("announced: %s", m)
+	if m := next(t, c); !strings.Contains(m, `"body":"Maintenance: at noon, ü"`) || !strings.Contains(m, `"seq":1`) {
+		t.Fatalf("system message: %s", m)
 	}
 }
 
-func TestModerationByPHP(t *testing.T) {
-	c, env := serve(t)
-	for _, report := range []string{`{"room":"general","id":"m-1","text":"fine"}`, `{"room":"general","id":7}`, `"nonsense"`,
-		`{"room":"general","id":"m-2","text":"buy SPAM"}`, `{"room":"../x","id":"m-3","text":"spam"}`, `{"room":"general","id":"m-4","text":"spam"}`} {
-		ask(t, c, `{"id":2,"op":"publish","to":"/queue/chat.moderation","data":`+report+`}`)
-	}
-	ask(t, c, `{"id":3,"op":"subscribe","sub":"s","to":"/topic/chat/moderation/general","history":{"last":9}}`)
-	cmd := exec.Command("php", "moderate.php")
+func php(env []string, script string, args ...string) *exec.Cmd {
+	cmd := exec.Command("php", append([]string{script}, args...)...)
 	cmd.Env = append(cmd.Environ(), env...)
+	return cmd
+}
+
+// TestModerationByPHP has a moderator judge what rooms say and what reports name;
+// it is not impressed by what reports say.
+func TestModerationByPHP(t *testing.T) {
+	url, env := serve(t)
+	c := dial(t, url)
+	cmd := php(env, "moderate.php")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }() // it runs until it is killed
-	for _, id := range []string{"m-2", "m-4"} {
-		if m := next(t, c); !strings.Contains(m, `"data":{"remove":"`+id+`"}`) {
-			t.Fatalf("removed %s, want %s", m, id)
+	moderator := bufio.NewScanner(out)
+	if !moderator.Scan() || moderator.Text() != "moderator is here" {
+		t.Fatalf("moderate.php says %q", moderator.Text())
+	}
+	report := func(data string) {
+		t.Helper()
+		ask(t, c, `{"id":2,"op":"publish","to":"/queue/chat.moderation","data":`+data+`}`)
+	}
+	for _, nonsense := range []string{`"nonsense"`, `{"room":"general","id":7}`, `[]`} {
+		report(nonsense)
+	}
+	stays := []string{`"body":"fine"`, `"data":{"from":"a","text":"spammers stay"}`, `"data":{"text":7}`, `"base64":"/w=="`, `"body":"once"`, `"body":"once"`, `"body":"once"`}
+	goes := []string{`"body":"buy SPAM"`, `"data":{"from":"a","text":"SPAM, SPAM"}`, `"body":"https://a https://b https://c https://d"`, `"body":"once"`}
+	for _, text := range append(stays, goes...) {
+		ask(t, c, `{"id":3,"op":"publish","to":"/topic/chat/rooms/general",`+text+`}`)
+	}
+	room, removals := follow(t, url, "/topic/chat/rooms/general"), follow(t, url, "/topic/chat/moderation/general")
+	ids := make([]string, len(stays)+len(goes))
+	for i := range ids {
+		ids[i] = decode(t, next(t, room)).ID
+	}
+	for i, why := range []string{"banned word", "banned word", "too many links", "said again and again"} {
+		if m := decode(t, next(t, removals)); m.Data.Remove != ids[len(stays)+i] || m.Data.Why != why {
+			t.Fatalf("removed %+v, want %s: %s", m, goes[i], ids[len(stays)+i])
 		}
 	}
+	// A report that lies: what it names is looked at, and stays.
+	report(`{"room":"general","id":"` + ids[0] + `","text":"spam","why":"banned word"}`)
+	for moderator.Scan() {
+		switch said := moderator.Text(); {
+		case strings.HasPrefix(said, "kept "+ids[0]):
+			return
+		case !strings.HasPrefix(said, "removed "):
+			t.Fatalf("the moderator says %q", said)
+		}
+	}
+	t.Fatal("the moderator has ended")
+}
+
+type removal struct {
+	ID   string
+	Data struct{ Remove, Why string }
+}
+
+// decode reads a message event; of data of another kind it takes nothing.
+func decode(t *testing.T, event string) (m removal) {
+	t.Helper()
+	var mistyped *json.UnmarshalTypeError
+	if err := json.Unmarshal([]byte(event), &m); err != nil && !errors.As(err, &mistyped) || m.ID == "" {
+		t.Fatalf("%s: %v", event, err)
+	}
+	return m
 }
 
 func TestPageForbidsForeignContent(t *testing.T) {
 	h := Handler("/chat/")
-	for path, kind := range map[string]string{"/chat/": "text/html", "/chat/chat.js": "text/javascript", "/chat/chat.css": "text/css"} {
+	files, err := fs.Glob(files, "page/*")
+	if err != nil || len(files) < 8 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	kinds := map[string]string{".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+	for _, file := range files {
+		name := path.Base(file)
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/chat/"+strings.TrimSuffix(name, "index.html"), nil))
 		csp := w.Header().Get("Content-Security-Policy")
-		if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), kind) || !strings.Contains(csp, "default-src 'none'") || strings.Contains(csp, "unsafe") {
-			t.Errorf("%s: %d %v", path, w.Code, w.Header())
+		if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), kinds[path.Ext(name)]) {
+			t.Errorf("%s: %d %v", name, w.Code, w.Header())
 		}
-		for _, sink := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("} {
-			if strings.Contains(w.Body.String(), sink) {
-				t.Errorf("%s uses %s", path, sink)
+		if !strings.Contains(csp, "default-src 'none'") || !strings.Contains(csp, "require-trusted-types-for 'script'") || strings.Contains(csp, "unsafe") {
+			t.Errorf("%s: %s", name, csp)
+		}
+		for _, sink := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "style=", "onclick=", "http://"} {
+			text := strings.ReplaceAll(w.Body.String(), `xmlns="http://www.w3.org/2000/svg"`, "")
+			if strings.Contains(text, sink) {
+				t.Errorf("%s has %s", name, sink)
 			}
 		}
 	}

@@ -1,5 +1,4 @@
-// Package browsertest drives the WebSocket front-end with what users have: the
-// chat example in Chromium, mqgate's own JavaScript client, stompjs and mqtt.js.
-// It is tests only. It needs the npm packages of integration/node, and Chromium at
-// CHROMIUM or /usr/bin/chromium.
+// Package browsertest drives the WebSocket front-end with the JavaScript clients that
+// users have: mqgate's own, stompjs and mqtt.js. It is tests only. It needs the npm
+// packages of integration/node. The chat in Chromium is in examples/chat/browsertest.
 package browsertest

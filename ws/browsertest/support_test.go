@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mqgate/mqgate/examples/chat"
 	"github.com/mqgate/mqgate/integration/harness"
 	"github.com/mqgate/mqgate/router"
 	"github.com/mqgate/mqgate/ws"
@@ -58,7 +57,7 @@ func (g *gateway) open() error {
 		Store: g.store, Authorize: router.AllowAll{}, Log: slog.New(slog.DiscardHandler),
 		QueuePolicy: func(router.Address) router.Policy { return router.Policy{} },
 		History: func(a router.Address) (int, time.Duration) {
-			if l := a.Levels(); len(l) == 3 && l[0] == "chat" && l[1] != "typing" {
+			if l := a.Levels(); l[0] == "chat" {
 				return 100, 0
 			}
 			return 0, 0
@@ -78,10 +77,7 @@ func (g *gateway) open() error {
 	if g.addr == anyPort { // it stays, for a restart
 		g.addr = l.Addr().String()
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", s)
-	mux.Handle("/chat/", chat.Handler("/chat/"))
-	g.router, g.ws, g.http = r, s, &http.Server{Handler: mux}
+	g.router, g.ws, g.http = r, s, &http.Server{Handler: s}
 	go g.http.Serve(l) // ends with close
 	return nil
 }

@@ -1,270 +1,315 @@
-// The chat. Whatever users wrote becomes text nodes only (textContent), never HTML.
+// The chat: rooms on topics of the gateway, by the client that the gateway serves.
 import { Client } from '/client/mqgate.js';
+import { cleanName, json, read } from './payload.js';
+import { Room, protocols } from './room.js';
+import { Log, avatar, button, element } from './log.js';
+import { kept, random } from './kept.js';
+import { setUpKeys } from './keys.js';
 
 const $ = (id) => document.getElementById(id);
-const rooms = new Map(); // name -> {name, items, people, typing, unread, subs, pending}
-let client, me, current, offlineSince;
+const DEFAULT_ROOMS = ['general', 'random'];
+const topic = (kind, room) => `/topic/chat/${kind}/${room}`;
+const rooms = new Map();
+const tab = random();
+let client, me, current, typingSub, retryAt, countdown;
 
-function element(tag, className, text) {
-  const e = document.createElement(tag);
-  if (className) e.className = className;
-  if (text !== undefined) e.textContent = text;
-  return e;
-}
-
-// ---- entering
-
-$('name').value = localStorage.getItem('chat.name') ?? '';
-$('welcome').addEventListener('submit', (e) => {
-  e.preventDefault();
-  me = $('name').value.trim();
-  if (!me) return;
-  localStorage.setItem('chat.name', me);
-  enter();
+const log = new Log($('log'), $('jump'), {
+  report(room, item) {
+    item.reported = true;
+    log.refresh(room, item);
+    client.publish('/queue/chat.moderation', { room: room.name, id: item.id, by: me }).then(
+      () => toast('Reported. A moderator looks at it.'),
+      (e) => { item.reported = false; log.refresh(room, item); toast(`Not reported: ${e.message}`); });
+  },
+  retry(room, item) { item.failed = undefined; item.offline = client.state !== 'online'; log.refresh(room, item); publish(room, item); },
+  discard(room, item) { kept.sent(item.key); room.discard(item); $('text').focus(); },
 });
 
-function enter() {
+// ---- entering and leaving
+
+$('name').value = kept.name;
+$('welcome').addEventListener('submit', (e) => {
+  e.preventDefault();
+  const name = cleanName($('name').value);
+  if (name) enter(name); else $('name').value = '';
+});
+
+function enter(name) {
+  me = kept.name = name;
   const user = $('user').value || undefined;
-  client = new Client({ name: me, user, password: user && $('password').value, onstate, minDelayMs: 300 });
+  client = new Client({ name, user, password: user && $('password').value, onstate, onerror: (e) => toast(e.message), minDelayMs: 400, maxDelayMs: 15000 });
   $('welcome').hidden = true;
+  $('refused').hidden = true;
   $('app').hidden = false;
-  for (const name of ['general', 'random', ...JSON.parse(localStorage.getItem('chat.rooms') ?? '[]')]) join(name);
-  show(roomOf(location.hash.slice(1)) ?? 'general');
+  $('self-name').replaceChildren(avatar(me), element('bdi', '', me));
+  for (const room of [...DEFAULT_ROOMS, ...kept.rooms]) join(room);
+  show(roomName(location.hash.slice(1)) ?? 'general');
+  for (const u of kept.unsent) { // of this tab, before it was reloaded
+    const item = { from: me, text: u.text, key: u.key, timeMs: u.timeMs, mine: true, offline: true };
+    join(u.room).sending(item);
+    publish(rooms.get(u.room), item);
+  }
   $('text').focus();
 }
 
-function onstate(state, info) {
-  const s = $('status');
-  s.className = state;
-  if (state === 'online') {
-    sessionStorage.setItem('chat.in', '1');
-    s.textContent = offlineSince ? 'Online, catching up…' : 'Online';
-    if (offlineSince) setTimeout(() => { if (client.state === 'online') s.textContent = 'Online'; }, 1500);
-    offlineSince = undefined;
-  } else if (state === 'closed') {
-    s.className = 'offline';
-    s.textContent = 'Disconnected';
-    if (info?.code !== 1000) leave(info);
-  } else {
-    offlineSince ??= Date.now();
-    for (const r of rooms.values()) r.people = []; // nobody knows who is there
-    if (current) showPeople();
-    s.className = 'offline';
-    s.textContent = state === 'connecting' && Date.now() - offlineSince < 1000 ? 'Connecting…' : 'Offline. What you write is sent when the connection is back.';
-  }
-}
-
-function leave(info) {
-  sessionStorage.removeItem('chat.in');
+function leave(why) {
+  client.close();
+  kept.entered = false;
+  for (const room of rooms.values()) room.lost();
+  rooms.clear();
+  current = typingSub = undefined;
+  for (const id of ['rooms', 'people', 'log']) $(id).replaceChildren();
+  $('password').value = '';
   $('app').hidden = true;
   $('welcome').hidden = false;
-  $('refused').hidden = false;
-  $('refused').textContent = info.code === 4401 ? 'The server wants an account, or the password is wrong.' : `The server ended the connection: ${info.reason || info.code}.`;
-  if (info.code === 4401) $('account').open = true;
-  rooms.clear();
-  $('rooms').replaceChildren();
-  $('log').replaceChildren();
+  $('refused').hidden = !why;
+  $('refused').textContent = why ?? '';
+  document.title = 'Chat';
+  $('name').focus();
 }
+$('leave').addEventListener('click', () => leave());
+
+function onstate(state, info) {
+  $('app').dataset.state = state;
+  if (state === 'online') {
+    kept.entered = true;
+    // If the end of a history does not come (the gateway forgot it just now), what came is all.
+    setTimeout(() => { for (const r of rooms.values()) r.behind = false; showState(); }, 4000);
+  } else if (state === 'closed') {
+    if (info?.code === 1000) return;
+    if (info?.code === 4401) $('account').open = true;
+    leave(info?.code === 4401 ? 'This gateway wants an account, or the password is wrong.' : `The gateway ended the connection: ${info?.reason || info?.code}.`);
+    return;
+  } else if (state === 'offline') {
+    retryAt = Date.now() + (info?.delayMs ?? 0);
+    for (const room of rooms.values()) room.lost();
+    if (current) showRoom(current);
+  }
+  showState();
+}
+
+/** The line that says how the connection is, and what waits for it. */
+function showState() {
+  const state = client?.state ?? 'connecting';
+  const waiting = [...rooms.values()].reduce((n, r) => n + r.items.filter((i) => i.sending).length, 0);
+  const behind = state === 'online' && [...rooms.values()].some((r) => r.behind);
+  const away = $('app').dataset.away === 'true';
+  $('status').textContent = state !== 'online' ? (away ? 'Offline' : 'Connecting…') : behind && away ? 'Catching up…' : 'Online';
+  $('banner').hidden = !away || (state === 'online' && !behind);
+  const n = waiting === 1 ? '1 message waits' : `${waiting} messages wait`;
+  const text = state === 'online' ? 'Back online, catching up…' : waiting ? `You are offline. ${n} to be sent.` : 'You are offline. You can go on writing; it is sent later.';
+  if ($('banner-text').textContent !== text) $('banner-text').textContent = text; // said aloud once
+  $('again').hidden = state === 'online';
+  log.busy(current?.behind ?? false);
+  clearInterval(countdown);
+  if (state === 'online') {
+    if (!behind) $('app').dataset.away = 'false';
+    $('countdown').textContent = '';
+  } else if (state === 'offline') {
+    $('app').dataset.away = 'true';
+    const tick = () => { $('countdown').textContent = `Trying again in ${Math.max(0, Math.ceil((retryAt - Date.now()) / 1000))} s.`; };
+    tick();
+    countdown = setInterval(tick, 500);
+  } else $('countdown').textContent = 'Connecting…';
+}
+
+// The client tries at once when the browser says that there is a network again.
+const tryNow = () => { if (client?.state === 'offline') window.dispatchEvent(new Event('online')); };
+$('again').addEventListener('click', () => { tryNow(); $('text').focus(); });
 
 // ---- rooms
 
-const roomOf = (s) => (/^[a-z0-9-]{1,24}$/.test(s) ? s : undefined);
-const topic = (kind, room) => `/topic/chat/${kind}/${room}`;
+function roomName(s) {
+  const name = s.trim().toLowerCase();
+  return /^[a-z0-9-]{1,24}$/.test(name) ? name : undefined;
+}
 
 function join(name) {
-  if (rooms.has(name)) return;
-  const room = { name, items: [], ids: new Map(), removed: new Set(), people: [], typing: new Map(), unread: 0 };
+  if (rooms.has(name)) return rooms.get(name);
+  const room = new Room(name, { insert: (r, i) => log.insert(r, i), refresh: (r, i) => log.refresh(r, i), drop: (r, i) => log.drop(r, i), changed }, kept.read(name));
   rooms.set(name, room);
+  // Removals first, so that nothing removed is seen even for a moment.
+  client.subscribe(topic('moderation', name), (m) => room.remove(json(m)?.remove), { history: { last: 200 } });
   client.subscribe(topic('rooms', name), (m) => receive(room, m), {
-    history: { last: 100 },
-    onpresence: (people) => { room.people = people; if (room === current) showPeople(); },
-    onmissed: () => add(room, { gap: true, text: 'Some messages are missing: you were away longer than they are kept.' }),
+    history: { last: 200 },
+    onready: (r) => room.ready(r),
+    onpresence: (people, e) => room.setPeople(people, Boolean(e.present)),
+    onmissed: () => room.note('Some messages are missing here: you were away longer than the room keeps them.'),
   });
-  client.subscribe(topic('moderation', name), (m) => remove(room, m.data?.remove), { history: { last: 100 } });
-  client.subscribe(topic('typing', name), (m) => typing(room, m.data?.from, m.data?.tab));
-  const b = element('button', '', `# ${name}`);
-  b.type = 'button';
-  b.append(element('span', '', ''));
-  b.addEventListener('click', () => show(name));
-  room.button = b;
-  $('rooms').append(b);
+  client.subscribe(topic('system', name), (m) => {
+    const { text, from } = read(m);
+    room.notice({ id: m.id, text, from: from || 'System', timeMs: m.timeMs });
+  }, { history: { last: 50 } });
+  room.button = button('room', '', () => { show(name); $('text').focus(); });
+  room.button.append(element('span', 'hash', '#'), element('span', 'label', name), element('span', 'badge', ''));
+  $('rooms').append(room.button);
+  return room;
+}
+
+function receive(room, m) {
+  const { from, text, key, author, data } = read(m);
+  room.receive({ id: m.id, from: from || 'unnamed', text, key, author, data, timeMs: m.timeMs, mine: author === kept.author }, m.seq);
 }
 
 function show(name) {
-  join(name);
-  current = rooms.get(name);
-  current.unread = 0;
+  const room = current = join(name);
+  typingSub?.close();
+  typingSub = client.subscribe(topic('typing', name), (m) => {
+    const { from, text, key } = read(m);
+    if (from && key !== tab) room.types(from, text !== '');
+  });
   history.replaceState(null, '', `#${name}`);
-  $('title').textContent = `# ${name}`;
-  document.title = `#${name} · Chat`;
-  for (const r of rooms.values()) {
-    if (r === current) r.button.setAttribute('aria-current', 'page'); else r.button.removeAttribute('aria-current');
-    showUnread(r);
-  }
-  $('log').replaceChildren(...current.items.map((i) => i.element));
-  $('log').scrollTop = $('log').scrollHeight;
-  showPeople();
-  showTyping();
-  toggleSide(false);
+  $('title').textContent = `#${name}`;
+  $('text').placeholder = `Message #${name}`;
+  for (const r of rooms.values()) if (r === current) r.button.setAttribute('aria-current', 'page'); else r.button.removeAttribute('aria-current');
+  log.show(current);
+  drawer(false);
+  changed(current);
 }
 
-function showUnread(room) {
-  const badge = room.button.lastChild;
-  badge.className = room.unread ? 'new' : '';
-  badge.textContent = room.unread ? String(room.unread) : '';
+const due = new Set();
+/** Draws what is about a room, once for all that happens now. */
+function changed(room) {
+  if (due.size === 0) queueMicrotask(() => { const all = [...due]; due.clear(); for (const r of all) if (rooms.has(r.name)) showRoom(r); });
+  due.add(room);
+}
+
+function showRoom(room) {
+  if (room === current && !document.hidden && client.state === 'online' && !room.behind) {
+    const position = room.markRead();
+    if (position) kept.setRead(room.name, position);
+  }
+  badge(room.button.lastChild, room.unread, 'unread');
+  const elsewhere = [...rooms.values()].reduce((n, r) => n + (r === current ? 0 : r.unread), 0);
+  badge($('elsewhere'), elsewhere, 'unread in other rooms');
+  if (!current) return;
+  const total = elsewhere + current.unread;
+  document.title = `${total ? `(${total}) ` : ''}#${current.name} · Chat`;
+  showState();
+  if (room === current) { showPeople(); showTyping(); }
+}
+
+function badge(e, n, of) {
+  e.hidden = n === 0;
+  e.textContent = n > 99 ? '99+' : n || '';
+  if (n) e.setAttribute('aria-label', `${n} ${of}`);
 }
 
 function showPeople() {
-  const names = new Map(); // one who has several tabs is one person
-  for (const p of current.people) names.set(p.name || p.user || 'someone', (names.get(p.name || p.user || 'someone') ?? 0) + 1);
-  $('count').textContent = String(names.size);
-  $('people').replaceChildren(...[...names].sort().map(([name, tabs]) => element('li', '', tabs > 1 ? `${name} (${tabs} connections)` : name)));
+  const people = [...current.people.values()].sort((a, b) => a.name.localeCompare(b.name));
+  $('count').textContent = people.length || '';
+  $('here').textContent = people.length ? `${people.length} here` : '';
+  $('people').replaceChildren(...people.map((p) => {
+    const li = element('li', '');
+    li.append(avatar(p.name), element('bdi', 'name', p.name));
+    if (p.name === me) li.append(element('span', 'muted', '(you)'));
+    for (const x of p.protocols) if (x !== 'ws') li.append(element('span', 'protocol', protocols[x] ?? x));
+    if (p.connections > 1) {
+      const n = element('span', 'muted times', `×${p.connections}`);
+      n.title = `${p.connections} connections`;
+      li.append(n);
+    }
+    return li;
+  }));
 }
 
-// ---- messages
-
-function receive(room, m) {
-  const from = m.data?.from ?? m.headers?.from ?? 'system';
-  const text = m.data?.text ?? m.body ?? '';
-  const mine = m.data?.key && room.ids.get(m.data.key);
-  if (mine) return settle(room, mine, m);
-  if (room.removed.has(m.id)) return;
-  room.typing.delete(from);
-  if (room === current) showTyping();
-  add(room, { id: m.id, from: String(from), text: String(text), timeMs: m.timeMs, system: m.data === undefined });
+function showTyping() {
+  const names = [...current.typing.keys()].map((n) => (n.length > 24 ? `${n.slice(0, 24)}…` : n));
+  $('typing').classList.toggle('on', names.length > 0);
+  $('typing').textContent = !names.length ? '' : names.length > 2 ? 'Several people are typing' : `${names.join(' and ')} ${names.length > 1 ? 'are' : 'is'} typing`;
 }
-
-function add(room, item) {
-  const li = element('li', item.gap ? 'gap' : item.system ? 'system' : item.from === me ? 'mine' : '');
-  if (!item.gap) {
-    const who = element('div', 'who');
-    who.append(element('b', '', item.from), element('time', '', clock(item.timeMs)));
-    if (!item.system && item.from !== me) who.append(reportButton(room, item));
-    li.append(who);
-  }
-  li.append(element('div', 'what', item.text));
-  if (item.sending) li.classList.add('sending');
-  item.element = li;
-  room.items.push(item);
-  if (room.items.length > 500) room.items.shift().element.remove();
-  if (room === current) {
-    const log = $('log');
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 120;
-    log.append(li);
-    if (atEnd || item.from === me) log.scrollTop = log.scrollHeight;
-  } else if (!item.gap) {
-    room.unread++;
-    showUnread(room);
-  }
-  return item;
-}
-
-function reportButton(room, item) {
-  const b = element('button', 'report', 'report');
-  b.type = 'button';
-  b.addEventListener('click', () => {
-    b.disabled = true;
-    client.publish('/queue/chat.moderation', { room: room.name, id: item.id, from: item.from, text: item.text, by: me })
-      .then(() => { b.textContent = 'reported'; }, () => { b.disabled = false; });
-  });
-  return b;
-}
-
-// The moderation topic is for the moderator alone to write, by the gateway's rules.
-function remove(room, id) {
-  if (!id) return;
-  room.removed.add(id);
-  const item = room.items.find((i) => i.id === id);
-  if (item) item.element.querySelector('.what').textContent = '(removed by moderation)';
-}
-
-function settle(room, item, m) {
-  item.id = m.id;
-  item.element.classList.remove('sending', 'failed');
-  item.element.querySelector('time').textContent = clock(m.timeMs);
-  room.ids.delete(m.data.key);
-}
-
-const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
 
 // ---- writing
-
-$('compose').addEventListener('submit', (e) => { e.preventDefault(); send(); });
-$('text').addEventListener('keydown', (e) => {
-  if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) { e.preventDefault(); send(); }
-});
-$('text').addEventListener('input', () => { fit(); sayTyping(); });
-
-function fit() {
-  const t = $('text');
-  t.style.height = 'auto';
-  t.style.height = `${t.scrollHeight + 2}px`;
-}
 
 function send() {
   const text = $('text').value.trim();
   if (!text) return;
-  const room = current;
-  const key = crypto.getRandomValues(new Uint32Array(4)).join('-');
-  const item = add(room, { from: me, text, timeMs: Date.now(), sending: true });
-  room.ids.set(key, item); // until it comes back by the room
-  client.publish(topic('rooms', room.name), { from: me, text, key })
-    .then(() => item.element.classList.remove('sending'), (err) => {
-      item.element.classList.add('failed');
-      item.element.append(element('div', 'muted', `Not sent: ${err.message}`));
-    });
+  const item = { from: me, text, key: random(), timeMs: Date.now(), mine: true, author: kept.author, offline: client.state !== 'online' };
+  kept.unsentAdd({ room: current.name, text, key: item.key, timeMs: item.timeMs });
+  current.sending(item);
+  publish(current, item);
   $('text').value = '';
-  lastTyping = 0;
+  lastTyping = 0; // a message says that its writer has stopped
   fit();
 }
 
-// ---- typing: hints that nobody keeps
+// The key is also the message's dedup id: whatever is sent again is stored once.
+function publish(room, item) {
+  const body = { from: me, text: item.text, key: item.key, author: kept.author };
+  client.publish(topic('rooms', room.name), body, { dedupId: item.key }).then(
+    () => kept.sent(item.key),
+    (e) => {
+      if (e.code === 'closed') return; // it stays with what is unsent, for the next time
+      item.failed = e.message;
+      log.refresh(room, item);
+    });
+}
 
-const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
+function fit() {
+  const t = $('text');
+  t.style.height = 'auto';
+  t.style.height = `${t.scrollHeight + t.offsetHeight - t.clientHeight}px`;
+}
+
 let lastTyping = 0;
 function sayTyping() {
-  if (Date.now() - lastTyping < 2000) return;
-  lastTyping = Date.now();
-  client.hint(topic('typing', current.name), { from: me, tab });
+  const text = $('text').value.trim() ? '…' : '';
+  if (text ? Date.now() - lastTyping < 2000 : !lastTyping) return;
+  lastTyping = text ? Date.now() : 0;
+  client.hint(topic('typing', current.name), { from: me, text, key: tab });
 }
 
-function typing(room, from, fromTab) {
-  if (!from || fromTab === tab) return;
-  clearTimeout(room.typing.get(from));
-  room.typing.set(String(from), setTimeout(() => { room.typing.delete(from); if (room === current) showTyping(); }, 4000));
-  if (room === current) showTyping();
-}
-
-function showTyping() {
-  const names = [...current.typing.keys()];
-  $('typing').textContent = names.length === 0 ? '' : names.length > 2 ? 'Several people are typing…' : `${names.join(' and ')} ${names.length > 1 ? 'are' : 'is'} typing…`;
-}
-
-// ---- keyboard and phone
-
-function toggleSide(open) {
-  $('side').classList.toggle('open', open);
-  $('menu').setAttribute('aria-expanded', String(open));
-}
-$('menu').addEventListener('click', () => toggleSide(!$('side').classList.contains('open')));
+$('compose').addEventListener('submit', (e) => { e.preventDefault(); send(); $('text').focus(); });
+$('text').addEventListener('input', () => { fit(); sayTyping(); });
 $('newroom').addEventListener('submit', (e) => {
   e.preventDefault();
-  const name = roomOf($('roomname').value.trim().toLowerCase());
+  const name = roomName($('roomname').value);
   if (!name) return;
   $('roomname').value = '';
   show(name);
-  localStorage.setItem('chat.rooms', JSON.stringify([...rooms.keys()].filter((r) => r !== 'general' && r !== 'random').slice(-20)));
+  kept.rooms = [...rooms.keys()].filter((r) => !DEFAULT_ROOMS.includes(r));
   $('text').focus();
 });
-document.addEventListener('keydown', (e) => {
-  if (e.key === 'Escape') { toggleSide(false); $('text').focus(); }
-  if (e.altKey && (e.key === 'ArrowUp' || e.key === 'ArrowDown')) {
-    e.preventDefault();
+
+// ---- drawer, keys, other tabs
+
+const narrow = window.matchMedia('(max-width: 720px)');
+function drawer(open) {
+  const shown = open && narrow.matches;
+  $('side').classList.toggle('open', shown);
+  $('shade').hidden = !shown;
+  $('main').inert = shown;
+  $('menu').setAttribute('aria-expanded', String(shown));
+  if (shown) (current.button ?? $('close')).focus();
+}
+narrow.addEventListener('change', () => drawer(false));
+$('menu').addEventListener('click', () => drawer(true));
+for (const id of ['close', 'shade']) $(id).addEventListener('click', () => { drawer(false); $('menu').focus(); });
+
+setUpKeys({
+  send,
+  toMessages: () => log.focusLast(),
+  escape() {
+    const open = $('side').classList.contains('open');
+    drawer(false);
+    (open ? $('menu') : $('text')).focus();
+  },
+  step(by) {
     const names = [...rooms.keys()];
-    const step = e.key === 'ArrowDown' ? 1 : names.length - 1;
-    show(names[(names.indexOf(current.name) + step) % names.length]);
-  }
+    show(names[(names.indexOf(current.name) + by + names.length) % names.length]);
+  },
 });
+document.addEventListener('visibilitychange', () => { if (!document.hidden && current) { tryNow(); showRoom(current); } });
+window.addEventListener('hashchange', () => { const name = roomName(location.hash.slice(1)); if (current && name) show(name); });
+kept.onread((name, position) => rooms.get(name)?.seenElsewhere(position));
+
+let toastTimer;
+function toast(text) {
+  clearTimeout(toastTimer);
+  $('toast').textContent = text;
+  $('toast').hidden = false;
+  toastTimer = setTimeout(() => { $('toast').hidden = true; }, 5000);
+}
 
 // A reload goes on where it was.
-if ($('name').value && sessionStorage.getItem('chat.in')) { me = $('name').value; enter(); } else $('name').focus();
+if (kept.name && kept.entered) enter(kept.name); else $('name').focus();
