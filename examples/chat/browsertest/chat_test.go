@@ -50,7 +50,7 @@ func TestChatInThreeBrowsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	play(t, "chat.mjs", "GATEWAY=http://"+httpAddr, "CONTROL="+control.URL, "MQTT_PORT="+mqttPort, "STOMP=tcp://"+stompAddr,
-		"SCRIPTS="+scripts, "CHROMIUM="+cmp.Or(os.Getenv("CHROMIUM"), "/usr/bin/chromium"), "SCREENSHOTS="+screenshots(t))
+		"SCRIPTS="+scripts, "CHROMIUM="+cmp.Or(os.Getenv("CHROMIUM"), "/usr/bin/chromium"))
 }
 
 // controlOf lets a script kill the gateway and start it again.
@@ -59,13 +59,6 @@ func controlOf(b *harness.Broker) *httptest.Server {
 	mux.HandleFunc("POST /kill", func(http.ResponseWriter, *http.Request) { b.Kill() })
 	mux.HandleFunc("POST /start", func(http.ResponseWriter, *http.Request) { b.Start() })
 	return httptest.NewServer(mux)
-}
-
-func screenshots(t *testing.T) string {
-	if dir := os.Getenv("SCREENSHOTS"); dir != "" {
-		return dir
-	}
-	return t.TempDir()
 }
 
 func freeAddress(t *testing.T) string {
@@ -87,7 +80,7 @@ func play(t *testing.T, script string, env ...string) {
 		t.Fatal(err)
 	}
 	dir := harness.NodeScripts(t, files...)
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	node := exec.CommandContext(ctx, "node", script)
 	node.Dir, node.Env = dir, append(os.Environ(), env...)

@@ -8,7 +8,7 @@ export const base = env.GATEWAY;
 export const wide = { viewport: { width: 1280, height: 800 } };
 export const phone = { viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true, deviceScaleFactor: 2 };
 export const problems = []; // what no page may ever do
-const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+const args = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--in-process-gpu'];
 const browsers = [];
 const children = [];
 
@@ -56,13 +56,13 @@ export async function say(page, text) {
 }
 
 /** Polls until ok() is true; what it says otherwise is in the error. */
-export async function until(what, ok, seconds = 30) {
+export async function until(what, ok, seconds = 60) {
   const end = Date.now() + seconds * 1000;
   let last;
   do {
     last = await ok();
     if (last === true) return;
-    await new Promise((r) => setTimeout(r, 30));
+    await new Promise((r) => setTimeout(r, 80));
   } while (Date.now() < end);
   await Promise.all(pages().map((p, i) => shot(p, `failed-${i}`).catch(() => {})));
   const seen = await Promise.all(pages().map((p) => p.locator('body').innerText().catch(String)));
@@ -71,7 +71,8 @@ export async function until(what, ok, seconds = 30) {
 
 export const everyone = async (all, f) => (await Promise.all(all.map(f))).every(Boolean);
 const pages = () => browsers.flatMap((b) => b.contexts()).flatMap((c) => c.pages());
-export const shot = (page, name) => page.screenshot({ path: `${env.SCREENSHOTS}/${name}.png` });
+/** A picture for people, where they asked for it. */
+export const shot = async (page, name) => { if (env.SCREENSHOTS) await page.screenshot({ path: `${env.SCREENSHOTS}/${name}.png` }); };
 
 /** Runs a program to its end; returns its output. */
 export const run = async (file, ...a) => (await promisify(execFile)(file, a, { timeout: 30_000 })).stdout;
