@@ -116,6 +116,9 @@ func (s *Session) BindQueue(ctx context.Context, f Filter, queue Address) error 
 	if err := s.router.auth.Authorize(s.Principal, ActionConsume, queue); err != nil {
 		return err
 	}
+	if queue.name == ScheduledQueue {
+		return &Error{Op: "subscribe", Class: Denied, Text: "queue " + ScheduledQueue + " takes only what the gateway puts there"}
+	}
 	r := s.router
 	b := &Binding{Filter: f, Box: MailboxID{KindQueueBox, queue.vhost, queue.name}, User: s.Principal.Name(), Since: time.Now()}
 	r.bindMu.Lock()

@@ -18,9 +18,11 @@ type expiryAt struct {
 	seq uint64
 }
 
-func (h expiryHeap) Len() int           { return len(h) }
-func (h expiryHeap) Less(i, j int) bool { return h[i].ms < h[j].ms }
-func (h expiryHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h expiryHeap) Len() int      { return len(h) }
+func (h expiryHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h expiryHeap) Less(i, j int) bool {
+	return h[i].ms < h[j].ms || h[i].ms == h[j].ms && h[i].seq < h[j].seq
+}
 
 // Push is for container/heap.
 func (h *expiryHeap) Push(x any) { *h = append(*h, x.(expiryAt)) }
@@ -68,11 +70,11 @@ func (b *Mailbox) forgetExpiries() {
 // expireDue disposes of what has expired and nobody holds; with the lock held.
 // What a consumer holds is left to it.
 func (b *Mailbox) expireDue(nowMs int64, w *outbox.Batch) {
-	var unloaded []uint64
+	running := len(b.past) > 0
 	for len(b.expiries) > 0 && b.expiries[0].ms <= nowMs {
 		seq := heap.Pop(&b.expiries).(expiryAt).seq
 		if seq >= b.ledger.next {
-			unloaded = append(unloaded, seq)
+			b.past = append(b.past, seq)
 			continue
 		}
 		if d := b.ledger.find(seq); d != nil && (d.state == stateReady || d.state == stateDelayed) {
@@ -83,8 +85,8 @@ func (b *Mailbox) expireDue(nowMs int64, w *outbox.Batch) {
 	if len(b.expiries) > 0 {
 		b.alarm(b.expiries[0].ms)
 	}
-	if len(unloaded) > 0 {
-		b.router.goFunc(func(ctx context.Context) { b.expireUnloaded(ctx, unloaded) })
+	if len(b.past) > 0 && !running {
+		b.router.goFunc(b.expireUnloaded)
 	}
 }
 
@@ -94,50 +96,91 @@ func (b *Mailbox) expireLoaded(d *Delivery, w *outbox.Batch) {
 	b.dispose(d, ReasonExpired, "", w)
 }
 
-// expireUnloaded reads the expired messages that are not in memory and disposes
-// of them. One that was loaded meanwhile is found expired when it is delivered.
-func (b *Mailbox) expireUnloaded(ctx context.Context, seqs []uint64) {
-	var w outbox.Batch
-	defer w.Flush()
-	for _, seq := range seqs {
-		entries, err := b.log.Read(ctx, seq, 1, 0)
-		if err != nil {
-			b.mu.Lock()
-			for _, s := range seqs {
-				if s >= seq {
-					heap.Push(&b.expiries, expiryAt{time.Now().UnixMilli() + retryMs, s})
-				}
-			}
-			b.alarm(time.Now().UnixMilli() + retryMs)
-			b.mu.Unlock()
+// expireUnloaded reads the expired messages that are not in memory, in order, and
+// disposes of them. One that was loaded meanwhile is found expired when it is
+// delivered.
+func (b *Mailbox) expireUnloaded(ctx context.Context) {
+	places := b.router.morgue.places
+	for {
+		seq, more := b.nextPast()
+		if !more {
 			return
 		}
-		if len(entries) == 0 || entries[0].Seq != seq {
-			continue
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+			return
 		}
-		m, err := ParseEnvelope(entries[0].Envelope)
-		if err != nil {
-			continue // loading will report it
+		if moving, err := b.expireOne(ctx, seq); err != nil {
+			<-places
+			b.expireLater()
+			return
+		} else if !moving {
+			<-places
 		}
 		b.mu.Lock()
-		b.expireAhead(&Delivery{Message: m, Seq: seq, box: b}, &w)
+		b.past = b.past[1:]
 		b.mu.Unlock()
 	}
 }
 
-// expireAhead disposes of an expired message that is not loaded.
-func (b *Mailbox) expireAhead(d *Delivery, w *outbox.Batch) {
-	target := b.policy.DeadLetter
-	if b.policy.DropExpired || target == "" {
-		if b.ledger.settleAhead(d.Seq) {
-			b.router.Stats.Drop(DropExpired, 1)
-			b.bytes -= min(b.bytes, uint64(d.Message.Size()))
-			b.touch()
-		}
-		return
+func (b *Mailbox) nextPast() (seq uint64, more bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.past) == 0 {
+		b.past = nil
+		return 0, false
+	}
+	return b.past[0], true
+}
+
+// expireLater has what is left looked at again, after a pause.
+func (b *Mailbox) expireLater() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := time.Now().UnixMilli() + retryMs
+	for _, seq := range b.past {
+		heap.Push(&b.expiries, expiryAt{at, seq})
+	}
+	b.past = nil
+	b.alarm(at)
+}
+
+// expireOne disposes of an expired message that is not in memory, and reports
+// whether it is on its way elsewhere.
+func (b *Mailbox) expireOne(ctx context.Context, seq uint64) (moving bool, err error) {
+	entries, err := b.log.Read(ctx, seq, 1, 0)
+	if err != nil || len(entries) == 0 || entries[0].Seq != seq {
+		return false, err
+	}
+	m, err := ParseEnvelope(entries[0].Envelope)
+	if err != nil {
+		return false, nil // loading will report it
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.expireAhead(&Delivery{Message: m, Seq: seq, box: b}), nil
+}
+
+// expireAhead is expireOne for a message that was read; with the lock held.
+func (b *Mailbox) expireAhead(d *Delivery) (moving bool) {
+	if !b.ledger.unsettledAhead(d.Seq) {
+		return false // settled, or loaded, meanwhile
+	}
+	l := deadLetter{box: b, d: d, target: b.policy.DeadLetter, reason: ReasonExpired}
+	switch {
+	case b.id.keepsSchedules():
+		l.reason = reasonDue
+	case b.policy.DropExpired || l.target == "":
+		b.ledger.settleAhead(d.Seq)
+		b.router.Stats.Drop(DropExpired, 1)
+		b.bytes -= min(b.bytes, uint64(d.Message.Size()))
+		b.touch()
+		return false
 	}
 	d.ahead = true
-	b.router.morgue.put(deadLetter{box: b, d: d, target: target, reason: ReasonExpired})
+	b.router.morgue.put(l)
+	return true
 }
 
 // scanExpiries finds the expiries of what a restart found stored.
@@ -160,8 +203,8 @@ func (b *Mailbox) scanExpiries(ctx context.Context) {
 		}
 		b.mu.Lock()
 		for _, e := range entries {
-			if m, err := ParseEnvelope(e.Envelope); err == nil && e.Seq <= last && expiry(m) != 0 {
-				b.watchExpiry(expiry(m), e.Seq)
+			if m, err := ParseEnvelope(e.Envelope); err == nil && e.Seq <= last && b.deadline(m) != 0 {
+				b.watchExpiry(b.deadline(m), e.Seq)
 			}
 			from = e.Seq + 1
 		}

@@ -55,8 +55,10 @@ type Mailbox struct {
 	closed    bool
 	vacated   bool // about to be removed: takes no consumers
 	expiries  expiryHeap
-	expiring  bool  // some message had an expiry: a restart must look for them
-	alarmMs   int64 // when tend is called next, 0: never
+	expiring  bool     // some message had an expiry: a restart must look for them
+	past      []uint64 // expired and not loaded, in order; expireUnloaded runs while there are some
+	renewing  bool     // renewFrom runs
+	alarmMs   int64    // when tend is called next, 0: never
 
 	reserved  uint64 // what the saved record allows to deliver
 	handed    uint64 // highest sequence delivered
@@ -89,6 +91,9 @@ const (
 	ReasonExpired       = "expired"
 	ReasonMaxDeliveries = "max-deliveries"
 	ReasonDamaged       = "damaged"
+
+	// reasonDue is not one: the message leaves since it is to be published now.
+	reasonDue = "due"
 )
 
 // Name returns the queue's name or the inbox's identity.
@@ -177,7 +182,7 @@ func (b *Mailbox) enter(m *Message, seq uint64) {
 	if !b.ledger.unknown(seq) {
 		return
 	}
-	if at := expiry(m); at != 0 {
+	if at := b.deadline(m); at != 0 {
 		b.watchExpiry(at, seq)
 	}
 	b.bytes += uint64(m.Size())
@@ -254,7 +259,7 @@ func (b *Mailbox) dispatch(w *outbox.Batch) {
 // more: a restart can find one that has had all its deliveries.
 func (b *Mailbox) overdue(d *Delivery, w *outbox.Batch) bool {
 	reason := ""
-	if at := expiry(d.Message); at != 0 && at <= time.Now().UnixMilli() {
+	if at := b.deadline(d.Message); at != 0 && at <= time.Now().UnixMilli() {
 		reason = ReasonExpired
 	} else if n := b.policy.MaxDeliveries; n > 0 && d.Count >= n {
 		reason = ReasonMaxDeliveries
@@ -427,6 +432,7 @@ func (b *Mailbox) tend(nowMs int64) {
 		b.alarm(next)
 	}
 	b.expireDue(nowMs, &w)
+	b.renewOldest()
 	if b.dirty && !b.saving {
 		if nowMs >= b.savedMs+saveEveryMs {
 			b.save(&w)
@@ -474,6 +480,9 @@ func (b *Mailbox) attach(s *Subscription) error {
 	defer b.mu.Unlock()
 	if b.closed || b.vacated {
 		return b.deleted("subscribe")
+	}
+	if b.id.keepsSchedules() && !s.operator {
+		return &Error{Op: "subscribe", Class: Denied, Text: "queue " + ScheduledQueue + " is the gateway's: what it keeps is published when it is due"}
 	}
 	if b.owner != nil && b.owner != s.session {
 		return &Error{Op: "subscribe", Class: Denied, Text: "only the connection that made a temporary queue may consume from it"}
@@ -554,6 +563,11 @@ func (b *Mailbox) putBack(d *Delivery, due int64, cause string, w *outbox.Batch)
 // queue, or dropped and counted. The message is in nobody's hands and not ready.
 func (b *Mailbox) dispose(d *Delivery, reason, cause string, w *outbox.Batch) {
 	target := b.policy.DeadLetter
+	if reason == ReasonExpired && b.id.keepsSchedules() {
+		d.state = stateMoving
+		b.router.morgue.put(deadLetter{box: b, d: d, reason: reasonDue})
+		return
+	}
 	if reason == ReasonExpired && b.policy.DropExpired {
 		target = ""
 	}

@@ -29,8 +29,13 @@ type morgue struct {
 	warnedMs atomic.Int64 // when a failure was last in the log
 
 	mu      sync.Mutex
-	waiting []deadLetter // bounded by what the mailboxes have loaded
+	waiting []deadLetter // bounded by what the mailboxes have loaded, and the places
+
+	places chan struct{} // taken by those that were read from the store to be moved
 }
+
+// morguePlaces bounds the messages in memory that nobody has loaded for delivery.
+const morguePlaces = 256
 
 type deadLetter struct {
 	box                   *Mailbox
@@ -39,7 +44,9 @@ type deadLetter struct {
 	done                  Done // of a consumer that rejected it and waits, or nil
 }
 
-func newMorgue(r *Router) *morgue { return &morgue{router: r, wake: make(chan struct{}, 1)} }
+func newMorgue(r *Router) *morgue {
+	return &morgue{router: r, wake: make(chan struct{}, 1), places: make(chan struct{}, morguePlaces)}
+}
 
 // put never blocks: a mailbox calls it with its lock held.
 func (g *morgue) put(l deadLetter) {
@@ -86,8 +93,16 @@ func (g *morgue) refuseWaiting() {
 
 // refuse tells a waiting consumer that the router stops.
 func (l deadLetter) refuse() {
+	l.leave()
 	if l.done != nil {
 		l.done(Stored{}, errStopping("settle"), nil)
+	}
+}
+
+// leave gives up the place of one that was read from the store.
+func (l deadLetter) leave() {
+	if l.d.ahead {
+		<-l.box.router.morgue.places
 	}
 }
 
@@ -113,6 +128,9 @@ func (g *morgue) retry(l deadLetter, err error) {
 
 // store appends the dead letter; its end is heard in the store's answer.
 func (g *morgue) store(ctx context.Context, l deadLetter) error {
+	if l.reason == reasonDue {
+		return g.release(ctx, l)
+	}
 	addr, err := QueueAddress(l.box.id.Vhost, l.target)
 	if err != nil {
 		return err
@@ -159,17 +177,24 @@ func (l deadLetter) message(to Address) *Message {
 
 // set replaces a header of a message that is not published yet.
 func (m *Message) set(name, value string) {
+	m.unset(name)
+	m.Headers = append(m.Headers, Header{name, value})
+}
+
+// unset removes a header of a message that is not published yet.
+func (m *Message) unset(name string) {
 	hs := make([]Header, 0, len(m.Headers)+1)
 	for _, h := range m.Headers {
 		if h.Name != name {
 			hs = append(hs, h)
 		}
 	}
-	m.Headers = append(hs, Header{name, value})
+	m.Headers = hs
 }
 
 // buried settles the original of a stored dead letter.
 func (b *Mailbox) buried(l deadLetter, w *outbox.Batch) {
+	l.leave()
 	if !b.bury(l, w) && l.done != nil {
 		l.done(Stored{}, nil, w)
 	}

@@ -186,6 +186,8 @@ func (r *Router) policy(id MailboxID) Policy {
 	switch {
 	case id.Kind == KindInbox:
 		return r.opt.InboxPolicy
+	case id.keepsSchedules():
+		return Policy{} // a rule for all queues does not mean this one
 	case r.opt.QueuePolicy == nil:
 		return Policy{}
 	}

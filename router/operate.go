@@ -262,6 +262,9 @@ func (r *Router) Move(ctx context.Context, p *Principal, from, to Address, n int
 	if from == to {
 		return 0, &Error{Op: "move", Class: Invalid, Text: "the queues are the same"}
 	}
+	if to.name == ScheduledQueue {
+		return 0, &Error{Op: "move", Class: Invalid, Text: "queue " + ScheduledQueue + " takes only what the gateway puts there"}
+	}
 	dst, err := r.queue(ctx, to)
 	if err != nil {
 		return 0, err

@@ -70,7 +70,7 @@ type route struct {
 // failed; done is not called otherwise. Live subscribers' connections are woken
 // by w.
 func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done Done) (bool, error) {
-	if err := s.mayPublish(m.To); err != nil {
+	if err := s.mayPublish(m); err != nil {
 		s.router.Stats.Refused.Add(1)
 		return false, err
 	}
@@ -96,7 +96,11 @@ func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done
 	return pending, nil
 }
 
-func (s *Session) mayPublish(to Address) error {
+func (s *Session) mayPublish(m *Message) error {
+	to, err := m.destination()
+	if err != nil {
+		return err
+	}
 	if to.Reserved() {
 		return &Error{Op: "publish", Class: Denied, Text: fmt.Sprintf("%s belongs to the gateway; clients publish only to $queue/NAME among the topics that begin with '$'", to.MQTTText())}
 	}

@@ -29,6 +29,8 @@ const (
 	DropRejected     = "rejected"        // rejected by its consumer, and no dead-letter queue is set
 	DropMaxDelivered = "max_deliveries"  // delivered too often, and no dead-letter queue is set
 	DropDenied       = "delivery_denied" // the subscriber may not read that topic
+	// DropUnpublishable counts scheduled messages that could not be published when they were due.
+	DropUnpublishable = "unpublishable"
 )
 
 // Drop counts n dropped messages.

@@ -70,7 +70,7 @@ func (s *Session) prepare(ctx context.Context, ms []*Message) (*commit, error) {
 	}
 	t, size := &commit{published: len(ms)}, 0
 	for _, m := range ms {
-		if err := s.mayPublish(m.To); err != nil {
+		if err := s.mayPublish(m); err != nil {
 			return nil, err
 		}
 		r, err := s.router.resolve(ctx, m.To, 0)

@@ -27,11 +27,11 @@ func (w *Will) due() *Message {
 }
 
 // CheckWill reports why the session's principal may not publish m, nil if it may.
-func (s *Session) CheckWill(m *Message) error { return s.mayPublish(m.To) }
+func (s *Session) CheckWill(m *Message) error { return s.mayPublish(m) }
 
 // PublishWill publishes a will for the session's principal, also while the session ends. It does not wait for the store.
 func (s *Session) PublishWill(ctx context.Context, w *Will) error {
-	if err := s.mayPublish(w.Message.To); err != nil {
+	if err := s.mayPublish(w.Message); err != nil {
 		s.router.Stats.Refused.Add(1)
 		return err
 	}

@@ -290,7 +290,7 @@ func TestRule09ErrorsKeepTheConnection(t *testing.T) {
 		{"send to wildcard", "SEND\ndestination:/topic/a.*\nreceipt:e\n\nx", "wildcard"},
 		{"send bad priority", "SEND\ndestination:/queue/a\npriority:high\nreceipt:e\n\nx", "priority"},
 		{"send bad expires", "SEND\ndestination:/queue/a\nexpires:soon\nreceipt:e\n\nx", "expires"},
-		{"send scheduled", "SEND\ndestination:/queue/a\nAMQ_SCHEDULED_DELAY:5\nreceipt:e\n\nx", "scheduled"},
+		{"send scheduled", "SEND\ndestination:/queue/a\nAMQ_SCHEDULED_CRON:never\nreceipt:e\n\nx", "bad crontab line"},
 		{"subscribe without id", "SUBSCRIBE\ndestination:/queue/a\nreceipt:e\n\n", "without a subscription id"},
 		{"subscribe without destination", "SUBSCRIBE\nid:1\nreceipt:e\n\n", "no destination"},
 		{"subscribe to wildcard queue", "SUBSCRIBE\nid:1\ndestination:/queue/a.>\nreceipt:e\n\n", "wildcard"},

@@ -30,7 +30,7 @@ func (c *conn) send(f *frame.Frame) error {
 	if err != nil {
 		return err
 	}
-	m, err := c.message(f)
+	m, when, err := c.message(f)
 	if err != nil {
 		return err
 	}
@@ -38,16 +38,36 @@ func (c *conn) send(f *frame.Frame) error {
 		return err
 	}
 	switch {
-	case tx != nil:
-		return c.sendLater(f, tx, t.messages(f, m))
-	case t.many != nil:
-		if err := c.commitNow(t.messages(f, m), nil); err != nil { // all of them or none
+	case !when.IsZero():
+		ms, err := t.scheduled(f, m, when)
+		if err != nil {
 			return err
 		}
-		c.confirm(f)
-		return nil
+		return c.sendAll(f, tx, ms)
+	case tx != nil || t.many != nil:
+		return c.sendAll(f, tx, t.messages(f, m))
 	}
 	m.To = t.to
+	return c.publish(f, m)
+}
+
+// sendAll publishes the messages of one SEND: all of them or none.
+func (c *conn) sendAll(f *frame.Frame, tx *transaction, ms []*router.Message) error {
+	switch {
+	case tx != nil:
+		return c.sendLater(f, tx, ms)
+	case len(ms) == 1:
+		return c.publish(f, ms[0])
+	}
+	if err := c.commitNow(ms, nil); err != nil {
+		return err
+	}
+	c.confirm(f)
+	return nil
+}
+
+// publish publishes one message; the answer follows the store's.
+func (c *conn) publish(f *frame.Frame, m *router.Message) error {
 	r := c.expect(f, m.Size())
 	pending, err := c.session.Publish(c.life, m, &c.batch, r.stored)
 	if !pending {
@@ -127,8 +147,9 @@ func (c *conn) checkTemporary(a router.Address) error {
 	return nil // that the sender may not look into it does not matter
 }
 
-// message makes the router's message of a SEND frame, with copies of all that must outlive the frame.
-func (c *conn) message(f *frame.Frame) (*router.Message, error) {
+// message makes the router's message of a SEND frame, with copies of all that must outlive the frame, and tells when it is
+// to be published.
+func (c *conn) message(f *frame.Frame) (*router.Message, router.Schedule, error) {
 	m := &router.Message{Priority: router.DefaultPriority, Flags: router.FlagText}
 	var local [16]router.Header
 	b := builder{conn: c, m: m, headers: local[:0]}
@@ -139,7 +160,7 @@ func (c *conn) message(f *frame.Frame) (*router.Message, error) {
 	for i := range f.Len() {
 		name, value := f.Header(i)
 		if err := b.header(name, value); err != nil {
-			return nil, err
+			return nil, b.when, err
 		}
 	}
 	if len(b.headers) > 0 {
@@ -151,7 +172,7 @@ func (c *conn) message(f *frame.Frame) (*router.Message, error) {
 	if b.typed {
 		m.Flags = m.Flags&^router.FlagText | b.text
 	}
-	return m, nil
+	return m, b.when, nil
 }
 
 // builder gathers the headers of one message. All strings are parts of one.
@@ -163,6 +184,7 @@ type builder struct {
 	bytes   strings.Builder
 	typed   bool // amq-msg-type has the last word on
 	text    router.Flags
+	when    router.Schedule
 }
 
 func (b *builder) keep(v []byte) string {
@@ -251,8 +273,9 @@ func (b *builder) userHeader(name, value []byte) error {
 			b.m.ExpiresUnixMs = time.Now().UnixMilli() + min(n, maxDelay.Milliseconds()*100)
 			return nil
 		}
-	case hasPrefix(name, "AMQ_SCHEDULED_"):
-		return mistake("Send it when it is due, or return it by NACK with a delay header.", "scheduled delivery (header %.64s) is not supported", name)
+	}
+	if known, err := b.schedule(name, value); known {
+		return err
 	}
 	b.headers = append(b.headers, router.Header{Name: b.keep(name), Value: b.keep(value)})
 	return nil
