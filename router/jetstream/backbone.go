@@ -38,6 +38,9 @@ type Store struct {
 	streams map[string]*stream
 
 	local replicaStates
+
+	life context.Context // of what runs until Close
+	end  context.CancelFunc
 }
 
 var _ router.Store = (*Store)(nil)
@@ -53,6 +56,7 @@ const (
 // time, which is the caller's to see to.
 func (n *Node) OpenStore(ctx context.Context) (_ *Store, err error) {
 	s := &Store{node: n, opt: n.opt, streams: map[string]*stream{}, syncs: make(chan struct{}, 8)}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -85,6 +89,9 @@ func (s *Store) connect() error {
 	}
 	s.checkSpace()
 	s.group.Go(s.watchSpace)
+	if s.node.Clustered() {
+		s.group.Go(s.watchLanes)
+	}
 	s.reader, err = newReader(s.reads)
 	return err
 }
@@ -120,6 +127,7 @@ func (s *Store) openSystem(ctx context.Context) error {
 type stream struct {
 	name   string
 	store  *Store
+	lane   *lane   // nil unless the stream is replicated
 	syncer *syncer // nil unless SyncAlways; a cluster's Raft log syncs itself
 }
 
@@ -144,10 +152,14 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 	if err := s.createStream(ctx, c); err != nil {
 		return nil, err
 	}
-	if err := s.caughtUp(ctx, c.Name); err != nil {
-		return nil, err
-	}
 	st = &stream{name: c.Name, store: s}
+	if c.Replicas > 1 {
+		last, err := s.caughtUp(ctx, c.Name)
+		if err != nil {
+			return nil, err
+		}
+		st.lane = newLane(st, last)
+	}
 	if s.opt.SyncAlways && !s.node.Clustered() {
 		st.syncer = newSyncer(s, c.Name)
 		if err := st.syncer.begin(); err != nil {
@@ -161,6 +173,15 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 	}
 	s.streams[c.Name] = st
 	return st, nil
+}
+
+func (st *stream) close() {
+	if st.lane != nil {
+		st.lane.close()
+	}
+	if st.syncer != nil {
+		st.syncer.close()
+	}
 }
 
 func (s *Store) createStream(ctx context.Context, c jetstream.StreamConfig) error {
@@ -193,8 +214,8 @@ func (s *Store) deleteStream(ctx context.Context, name string) error {
 	st := s.streams[name]
 	delete(s.streams, name)
 	s.mu.Unlock()
-	if st != nil && st.syncer != nil {
-		st.syncer.close()
+	if st != nil {
+		st.close()
 	}
 	if err := s.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return unavailable(fmt.Errorf("delete stream %s: %w", name, err))
@@ -214,11 +235,13 @@ func (s *Store) Close() {
 	if s.pub != nil {
 		s.pub.close()
 	}
+	s.end()
+	for _, l := range s.lanes() {
+		l.close()
+	}
 	s.group.Wait()
 	for _, st := range s.streams {
-		if st.syncer != nil {
-			st.syncer.close()
-		}
+		st.close()
 	}
 	if s.ownsNode {
 		s.node.Close()

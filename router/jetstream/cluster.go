@@ -146,8 +146,10 @@ func (n *Node) replicas() int {
 // formingPoll is how often a node looks whether the cluster has formed.
 const formingPoll = 100 * time.Millisecond
 
-// waitForming returns once the cluster has a leader for its metadata, which
-// takes a majority of the nodes.
+// waitForming returns once the cluster has a leader for its metadata. That takes
+// a majority of the nodes, and all of them at the very first start: nodes that
+// have no data of the cluster do not count as a majority among themselves, since
+// they may have lost it.
 func (n *Node) waitForming(ctx context.Context, c *nats.Conn) error {
 	var last error
 	for {

@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -144,6 +145,118 @@ func TestClusterSurvivesNode(t *testing.T) {
 			t.Fatalf("%v: %d messages after the loss of a node, want %d", id, len(got), len(want))
 		}
 		appendN(t, l, "more")
+	}
+}
+
+// What is appended while leaders change is stored once and in order, and no append
+// fails.
+func TestClusterAppendsGoOn(t *testing.T) {
+	c := newCluster(t, nil)
+	c.startAll()
+	s := c.open(0)
+	defer s.Close()
+	queue, inbox := openLog(t, s, crashQueue), openLog(t, s, crashInbox)
+	stop := make(chan struct{})
+	type result struct {
+		sent []string
+		err  error
+	}
+	run := func(l router.Log, batches bool) <-chan result {
+		out := make(chan result, 1)
+		go func() {
+			var r result
+			answers := make(chan answer, 64)
+			under := 0
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					for ; under > 0; under-- {
+						if a := hear(t, answers); a.err != nil {
+							r.err = a.err
+						}
+					}
+					out <- r
+					return
+				default:
+				}
+				if under == cap(answers) {
+					if a := hear(t, answers); a.err != nil {
+						r.err = a.err
+					}
+					under--
+				}
+				under++
+				body := fmt.Sprint("message ", i)
+				r.sent = append(r.sent, body)
+				if batches && i%50 == 49 {
+					r.sent = append(r.sent, body+" b", body+" c")
+					l.AppendAll([][]byte{[]byte(body), []byte(body + " b"), []byte(body + " c")}, into(answers))
+				} else {
+					l.Append([]byte(body), "", into(answers))
+				}
+			}
+		}()
+		return out
+	}
+	queueDone, inboxDone := run(queue, true), run(inbox, false)
+	for round := range 6 {
+		if err := s.LeadElsewhere(context.Background(), c.opts[round%3].NodeName); err != nil {
+			t.Log(err) // an election under way
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+	_ = s.LeadElsewhere(context.Background(), "n2")
+	c.stop(1)
+	time.Sleep(4 * time.Second)
+	c.start(1)
+	_ = s.LeadElsewhere(context.Background(), "n3")
+	c.stop(2)
+	time.Sleep(4 * time.Second)
+	close(stop)
+	for name, d := range map[string]<-chan result{"queue": queueDone, "inbox": inboxDone} {
+		r := <-d
+		if r.err != nil {
+			t.Errorf("%s: %v", name, r.err)
+		}
+		l := queue
+		if name == "inbox" {
+			l = inbox
+		}
+		var got []string
+		eventually(t, func() error {
+			got = bodies(readAll(t, l, 1, 1000))
+			if len(got) < len(r.sent) {
+				return fmt.Errorf("%s: %d of %d", name, len(got), len(r.sent))
+			}
+			return nil
+		})
+		if !slices.Equal(got, r.sent) {
+			t.Errorf("%s: %d stored, %d sent, or another order", name, len(got), len(r.sent))
+		}
+		t.Logf("%s: %d appends", name, len(r.sent))
+	}
+}
+
+// A node with another secret gets no route, and so no majority; the others go on.
+func TestClusterRefusesAnotherSecret(t *testing.T) {
+	c := newCluster(t, nil)
+	c.startAll()
+	s := c.open(0)
+	defer s.Close()
+	c.stop(1)
+	c.opts[1].Cluster.Secret = "guessed"
+	c.start(1)
+	appendN(t, openLog(t, s, crashQueue), "without the stranger")
+	if n := c.nodes[1].Routes(); n != 0 {
+		t.Errorf("the node with another secret has %d routes", n)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if s, err := c.nodes[1].OpenStore(ctx); err == nil {
+		s.Close()
+		t.Error("the node with another secret opened the store")
+	} else if !strings.Contains(err.Error(), "majority") && !strings.Contains(fmt.Sprint(errors.Unwrap(err)), "majority") {
+		t.Errorf("error %v does not speak of the majority", err)
 	}
 }
 

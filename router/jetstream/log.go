@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -70,6 +71,10 @@ func (l *mailboxLog) Append(envelope []byte, dedupID string, done router.Done) {
 
 // publish sends one message; done hears when it is as durable as promised.
 func (st *stream) publish(subject string, h nats.Header, data []byte, done router.Done) {
+	if st.lane != nil {
+		st.lane.append(subject, h, [][]byte{data}, done)
+		return
+	}
 	err := st.store.pub.publish(subject, h, data, func(s router.Stored, err error, w *outbox.Batch) {
 		st.stored(s, err, w, done)
 	})
@@ -123,28 +128,44 @@ func (l *mailboxLog) AppendAll(envelopes [][]byte, done router.Done) {
 		l.stream.publish(l.subject, nil, envelopes[0], done)
 		return
 	}
-	id := nats.NewInbox()[len(nats.InboxPrefix):]
-	header := func(n int) nats.Header {
-		return nats.Header{"Nats-Batch-Id": []string{id}, "Nats-Batch-Sequence": []string{strconv.Itoa(n)}}
+	if l.stream.lane != nil {
+		l.stream.lane.append(l.subject, nil, envelopes, done)
+		return
 	}
-	err := l.store.pub.publish(l.subject, header(1), envelopes[0], func(s router.Stored, err error, w *outbox.Batch) {
-		if err != nil {
-			done(s, err, w)
-			return
-		}
-		for i, e := range envelopes[1 : len(envelopes)-1] {
-			if err := l.store.conn.PublishMsg(&nats.Msg{Subject: l.subject, Header: header(i + 2), Data: e}); err != nil {
-				done(s, unavailable(err), w)
-				return // the server abandons the batch
-			}
-		}
-		last := header(len(envelopes))
-		last["Nats-Batch-Commit"] = []string{"1"}
-		l.stream.publish(l.subject, last, envelopes[len(envelopes)-1], done)
+	err := l.store.publishBatch(l.subject, nil, envelopes, func(s router.Stored, err error, w *outbox.Batch) {
+		l.stream.stored(s, err, w, done)
 	})
 	if err != nil {
 		l.store.answer(done, err)
 	}
+}
+
+// publishBatch sends messages to be stored together; the first has headers of its
+// own. done hears of the last.
+func (s *Store) publishBatch(subject string, first nats.Header, data [][]byte, done func(router.Stored, error, *outbox.Batch)) error {
+	id := nats.NewInbox()[len(nats.InboxPrefix):]
+	header := func(n int) nats.Header {
+		return nats.Header{"Nats-Batch-Id": []string{id}, "Nats-Batch-Sequence": []string{strconv.Itoa(n)}}
+	}
+	h := header(1)
+	maps.Copy(h, first)
+	return s.pub.publish(subject, h, data[0], func(a router.Stored, err error, w *outbox.Batch) {
+		if err != nil {
+			done(a, err, w)
+			return
+		}
+		for i, e := range data[1 : len(data)-1] {
+			if err := s.conn.PublishMsg(&nats.Msg{Subject: subject, Header: header(i + 2), Data: e}); err != nil {
+				done(a, unavailable(err), w)
+				return // the server abandons the batch
+			}
+		}
+		last := header(len(data))
+		last["Nats-Batch-Commit"] = []string{"1"}
+		if err := s.pub.publish(subject, last, data[len(data)-1], done); err != nil {
+			done(a, err, w)
+		}
+	})
 }
 
 // Read returns entries from a sequence on.
@@ -181,6 +202,9 @@ func (l *mailboxLog) last(ctx context.Context) (uint64, error) {
 		}
 		return state.LastSeq, nil
 	}
+	if l.stream.lane != nil {
+		return l.lastAtLeader(ctx)
+	}
 	m, err := l.store.reads.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+l.stream.name+"."+l.subject, nil)
 	if err != nil {
 		return 0, unavailable(fmt.Errorf("look for the last message of %s: %w", l.subject, err))
@@ -193,6 +217,22 @@ func (l *mailboxLog) last(ctx context.Context) (uint64, error) {
 		return 0, unavailable(fmt.Errorf("look for the last message of %s: %w", l.subject, err))
 	}
 	return seq, nil
+}
+
+// lastAtLeader asks the stream's leader, since another replica may lag.
+func (l *mailboxLog) lastAtLeader(ctx context.Context) (uint64, error) {
+	st, err := l.store.js.Stream(ctx, l.stream.name)
+	if err != nil {
+		return 0, unavailable(fmt.Errorf("look at stream %s: %w", l.stream.name, err))
+	}
+	m, err := st.GetLastMsgForSubject(ctx, l.subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, unavailable(fmt.Errorf("look for the last message of %s: %w", l.subject, err))
+	}
+	return m.Sequence, nil
 }
 
 // streamState asks the server what a stream holds.

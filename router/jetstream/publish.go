@@ -20,8 +20,8 @@ import (
 const (
 	// publisherSlots bounds the publishes that JetStream has not answered.
 	publisherSlots = 1 << 15
-	// answerTimeout is when a publish without an answer is given up. Its slot is
-	// not used again before a late answer came: it could be taken for another's.
+	// answerTimeout is when a publish without an answer is given up. Its slot gets
+	// another reply subject: a late answer must not be taken for another's.
 	answerTimeout = 30 * time.Second
 	// lookEvery is how often the publisher looks whether answers come, nudgeAfter
 	// how many looks without any make it nudge the connection.
@@ -51,7 +51,7 @@ type slot struct {
 	reply  string
 	done   func(router.Stored, error, *outbox.Batch)
 	sentMs int64
-	lost   bool // given up
+	use    int // counts the times it was given up
 }
 
 func newPublisher(conn *nats.Conn, group *sync.WaitGroup) (*publisher, error) {
@@ -119,6 +119,7 @@ func (p *publisher) nudge() {
 
 var (
 	errNoAnswer = errors.New("no answer from the store")
+	errNobody   = errors.New("nobody takes messages for the stream")
 	errClosed   = errors.New("the store is closed")
 	errBusy     = fmt.Errorf("%d publishes wait for the store", publisherSlots)
 )
@@ -138,7 +139,7 @@ func (p *publisher) publish(subject string, header nats.Header, data []byte, don
 		return unavailable(errBusy)
 	}
 	s := &p.slots[i]
-	s.done, s.sentMs, s.lost = done, time.Now().UnixMilli(), false
+	s.done, s.sentMs = done, time.Now().UnixMilli()
 	p.waiting++
 	reply := s.reply
 	p.mu.Unlock()
@@ -164,7 +165,7 @@ func (p *publisher) unsent(i int32, err error) error {
 	if !answered {
 		p.waiting--
 	}
-	p.slots[i].done, p.slots[i].lost = nil, false
+	p.slots[i].done = nil
 	p.free = append(p.free, i)
 	if answered {
 		return nil
@@ -173,19 +174,17 @@ func (p *publisher) unsent(i int32, err error) error {
 }
 
 func (p *publisher) answered(m *nats.Msg, w *outbox.Batch) {
-	i, err := strconv.Atoi(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
+	number, _, _ := strings.Cut(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], "-")
+	i, err := strconv.Atoi(number)
 	p.mu.Lock()
-	if err != nil || i >= len(p.slots) {
+	if err != nil || i >= len(p.slots) || p.slots[i].reply != m.Subject {
 		p.mu.Unlock()
 		return
 	}
-	s := &p.slots[i]
-	done, lost := s.done, s.lost
-	s.done, s.lost = nil, false
+	done := p.slots[i].done
+	p.slots[i].done = nil
 	if done != nil {
 		p.waiting--
-	}
-	if done != nil || lost {
 		p.free = append(p.free, int32(i))
 	}
 	p.mu.Unlock()
@@ -194,7 +193,7 @@ func (p *publisher) answered(m *nats.Msg, w *outbox.Batch) {
 	}
 	if status := m.Header.Get("Status"); status != "" {
 		// 503: nobody listens on the subject, since its stream is gone.
-		done(router.Stored{}, unavailable(fmt.Errorf("the store does not answer: status %s", status)), w)
+		done(router.Stored{}, unavailable(fmt.Errorf("%w: status %s", errNobody, status)), w)
 		return
 	}
 	stored, err := parseAnswer(m.Data)
@@ -209,7 +208,10 @@ func (p *publisher) giveUp(sentBeforeMs int64, cause error, w *outbox.Batch) {
 		s := &p.slots[i]
 		if s.done != nil && s.sentMs < sentBeforeMs {
 			dones = append(dones, s.done)
-			s.done, s.lost = nil, true
+			s.done = nil
+			s.use++
+			s.reply = fmt.Sprint(p.prefix, i, "-", s.use)
+			p.free = append(p.free, int32(i))
 			p.waiting--
 		}
 	}
@@ -259,8 +261,16 @@ const (
 	codeAccountStorage = 10002 // "resource limits exceeded for account"
 )
 
+// refusal is an error that JetStream answered.
+type refusal struct {
+	code    int
+	message string
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("%s (%d)", r.message, r.code) }
+
 func storeRefused(code int, message string) error {
-	err := fmt.Errorf("%s (%d)", message, code)
+	err := &refusal{code, message}
 	switch code {
 	case codeNoSpace, codeNoStorage, codeAccountStorage:
 		return storeFull(err)

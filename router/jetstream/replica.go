@@ -15,23 +15,21 @@ import (
 // caughtUp returns when a read of a stream gives all that its leader holds.
 // Reads are answered by any replica, this node's own if it has one: one that lags
 // would hide the end of a backlog, or return a value that has been replaced.
-// Nobody writes meanwhile: the caller has the only open store.
-func (s *Store) caughtUp(ctx context.Context, name string) error {
-	if s.node.replicas() == 1 {
-		return nil
-	}
+// Nobody writes meanwhile: the caller has the only open store. The sequence of
+// the stream's end is returned.
+func (s *Store) caughtUp(ctx context.Context, name string) (uint64, error) {
 	for {
 		info, err := s.leaderInfo(ctx, name)
 		if err == nil && info.State.LastSeq == 0 {
-			return nil
+			return 0, nil
 		}
 		if err == nil {
 			if err = s.replicaHas(info); err == nil {
-				return nil
+				return info.State.LastSeq, nil
 			}
 		}
 		if !pause(ctx, formingPoll/2) {
-			return unavailable(fmt.Errorf("the replicas of stream %s have not caught up: %w", name, err))
+			return 0, unavailable(fmt.Errorf("the replicas of stream %s have not caught up: %w", name, err))
 		}
 	}
 }
@@ -55,7 +53,7 @@ var errLags = errors.New("a replica lags")
 func (s *Store) replicaHas(info *jetstream.StreamInfo) error {
 	have, ok := s.local.state(s.node.server, info.Config.Name)
 	if !ok {
-		return fmt.Errorf("this node has no replica of stream %s", info.Config.Name)
+		return othersHave(info)
 	}
 	want := info.State
 	if want.LastSeq == have.LastSeq && want.FirstSeq == have.FirstSeq && want.Msgs == have.Msgs {
@@ -63,6 +61,21 @@ func (s *Store) replicaHas(info *jetstream.StreamInfo) error {
 	}
 	s.local.forget()
 	return fmt.Errorf("%w: it holds %d messages up to %d, the leader %d up to %d", errLags, have.Msgs, have.LastSeq, want.Msgs, want.LastSeq)
+}
+
+// othersHave judges by what the leader says of its followers, for a node that has
+// no replica. They hear of the last commit with the next heartbeat at the latest.
+func othersHave(info *jetstream.StreamInfo) error {
+	if info.Cluster == nil || len(info.Cluster.Replicas) == 0 {
+		return fmt.Errorf("%w: the leader knows no other yet", errLags)
+	}
+	for _, r := range info.Cluster.Replicas {
+		if !r.Offline && (!r.Current || r.Lag > 0) {
+			return fmt.Errorf("%w: %s by %d", errLags, r.Name, r.Lag)
+		}
+	}
+	time.Sleep(2 * hbInterval)
+	return nil
 }
 
 // replicaStates are what this node's replicas hold. The server tells of all at

@@ -1,0 +1,444 @@
+package jetstream
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// lane appends to one replicated stream. When the stream's leader changes, some
+// of what is under way is stored and some is not, some answers are lost, and the
+// rest is refused: the lane finds out which, and sends the rest again, so that
+// what is stored is in the order of the calls and nothing is stored twice.
+//
+// It can tell because it is the stream's only writer: each append names the
+// sequence that it must follow, so it is stored at a sequence known before or not
+// at all. After trouble the lane asks the leader for the stream's end, compares
+// what is stored with what it sent, and goes on from there.
+type lane struct {
+	stream *stream
+
+	mu      sync.Mutex
+	queue   []*appending // not answered, oldest first; the first sent ones are under way
+	sent    int
+	waits   int    // answers that the attempt still waits for
+	last    uint64 // sequence of the last one sent, if all goes well
+	attempt int    // answers to earlier ones mean nothing
+	window  int    // how many may be under way
+	broken  bool   // what follows cannot be stored in this attempt
+	heard   time.Time
+	mending bool
+	idle    int // attempts in a row in which nothing was stored
+	closed  bool
+
+	outcomes []outcome // to be told, in order
+	telling  bool
+}
+
+// appending is one append, or several that are stored together.
+type appending struct {
+	subject  string
+	header   nats.Header // nil unless it has a dedup id
+	data     [][]byte
+	done     router.Done
+	deadline time.Time
+
+	seqs    []uint64 // that its attempts would have given it, the latest last
+	settled bool
+	stored  router.Stored
+	err     error
+}
+
+type outcome struct {
+	done   router.Done
+	stored router.Stored
+	err    error
+}
+
+const (
+	// laneWindow is how many appends to a stream may be under way, laneFirst how
+	// many after trouble; each answer then allows one more.
+	laneWindow, laneFirst = 2048, 16
+	// laneSilence is when answers are taken for lost. It is less than an election.
+	laneSilence = time.Second
+	// laneDrain is how long the answers behind a refused one are waited for.
+	laneDrain = 200 * time.Millisecond
+	// laneDeadline is when an append is given up, without knowing whether it is
+	// stored. It is longer than an election takes.
+	laneDeadline = 15 * time.Second
+	// laneBacklog bounds the appends that wait for one stream.
+	laneBacklog = publisherSlots
+)
+
+func newLane(st *stream, last uint64) *lane {
+	return &lane{stream: st, last: last, window: laneWindow, heard: time.Now()}
+}
+
+// append queues data, several of which are stored together or not at all.
+func (l *lane) append(subject string, h nats.Header, data [][]byte, done router.Done) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		l.stream.store.answer(done, unavailable(errClosed))
+		return
+	case len(l.queue) >= laneBacklog:
+		l.stream.store.answer(done, unavailable(errBusy))
+		return
+	}
+	l.queue = append(l.queue, &appending{subject: subject, header: h, data: data, done: done, deadline: time.Now().Add(laneDeadline)})
+	l.send()
+}
+
+// send sends what the window allows, with the lock held.
+func (l *lane) send() {
+	if l.mending || l.broken || l.closed {
+		return
+	}
+	for l.sent < len(l.queue) && l.sent < l.window {
+		a := l.queue[l.sent]
+		whole := len(a.data) > 1
+		if whole && l.sent > 0 || l.sent > 0 && len(l.queue[l.sent-1].data) > 1 {
+			return // a batch goes alone
+		}
+		if l.sent == 0 {
+			l.heard = time.Now()
+		}
+		l.sent++
+		if a.settled {
+			continue
+		}
+		after := l.last
+		l.last += uint64(len(a.data))
+		a.expect(l.last)
+		l.waits++
+		if err := l.start(a, after); err != nil {
+			l.waits--
+			l.broken = true // the look at the clock mends it
+			return
+		}
+	}
+}
+
+// start sends one append, which must follow a sequence.
+func (l *lane) start(a *appending, after uint64) error {
+	attempt := l.attempt
+	h := nats.Header{"Nats-Expected-Last-Sequence": []string{strconv.FormatUint(after, 10)}}
+	for k, v := range a.header {
+		h[k] = v
+	}
+	answered := func(s router.Stored, err error, w *outbox.Batch) { l.answered(a, attempt, s, err, w) }
+	if len(a.data) == 1 {
+		return l.stream.store.pub.publish(a.subject, h, a.data[0], answered)
+	}
+	return l.stream.store.publishBatch(a.subject, h, a.data, answered)
+}
+
+// answered takes the answer to one append.
+func (l *lane) answered(a *appending, attempt int, s router.Stored, err error, w *outbox.Batch) {
+	l.mu.Lock()
+	defer l.tell(w)
+	defer l.mu.Unlock()
+	if attempt != l.attempt || a.settled {
+		return
+	}
+	l.heard = time.Now()
+	l.waits--
+	switch {
+	case err == nil && s.Seq == 0:
+		l.broken = true
+	case err == nil:
+		a.settled, a.stored = true, s
+		l.idle = 0
+		// A duplicate takes no sequence: what was sent after it cannot follow.
+		l.broken = l.broken || s.Duplicate || s.Seq != a.seqs[len(a.seqs)-1]
+	case again(err):
+		l.broken = true
+	default:
+		a.settled, a.err = true, err
+		l.broken = true
+	}
+	if l.window < laneWindow && !l.broken {
+		l.window++
+	}
+	l.pop()
+	if l.broken && l.waits == 0 {
+		l.mend()
+		return
+	}
+	l.send()
+}
+
+// pop takes the settled ones from the front, with the lock held.
+func (l *lane) pop() {
+	n := 0
+	for n < len(l.queue) && l.queue[n].settled {
+		a := l.queue[n]
+		l.outcomes = append(l.outcomes, outcome{a.done, a.stored, a.err})
+		l.queue[n] = nil
+		n++
+	}
+	l.queue = l.queue[n:]
+	l.sent = max(l.sent-n, 0)
+}
+
+// tell reports outcomes in their order, whoever found them.
+func (l *lane) tell(w *outbox.Batch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.telling {
+		return
+	}
+	l.telling = true
+	for len(l.outcomes) > 0 {
+		batch := l.outcomes
+		l.outcomes = nil
+		l.mu.Unlock()
+		for _, o := range batch {
+			o.done(o.stored, o.err, w)
+		}
+		l.mu.Lock()
+	}
+	l.telling = false
+}
+
+// look begins to mend a lane whose answers do not come.
+func (l *lane) look(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	silent := now.Sub(l.heard)
+	if l.broken && silent > laneDrain || l.sent > 0 && silent > laneSilence {
+		l.mend()
+	}
+}
+
+// mend ends the attempt and begins to find out what is stored, with the lock held.
+func (l *lane) mend() {
+	if l.mending || l.closed {
+		return
+	}
+	l.mending, l.broken = true, false
+	l.attempt++
+	l.idle++
+	l.waits = 0
+	l.stream.store.group.Go(l.recover)
+}
+
+// recover asks the stream's leader what it has until it answers, and has the rest
+// sent again.
+func (l *lane) recover() {
+	var w outbox.Batch
+	ctx := l.stream.store.life
+	l.mu.Lock()
+	idle := l.idle
+	l.mu.Unlock()
+	if idle > 1 {
+		pause(ctx, min(time.Duration(idle)*10*time.Millisecond, laneDrain))
+	}
+	for ctx.Err() == nil && l.expire(&w) {
+		end, err := l.compare(ctx)
+		if err == nil {
+			l.resume(end, &w)
+			return
+		}
+		l.stream.store.opt.Log.Debug("looking for what is stored", "stream", l.stream.name, "error", err)
+		pause(ctx, formingPoll)
+	}
+	w.Flush()
+}
+
+// expire gives up what has waited too long, and reports whether something is
+// left to be mended.
+func (l *lane) expire(w *outbox.Batch) bool {
+	l.mu.Lock()
+	now := time.Now()
+	for _, a := range l.queue {
+		if !a.settled && now.After(a.deadline) {
+			a.settled, a.err = true, unavailable(errNoAnswer)
+		}
+	}
+	l.pop()
+	left := !l.closed
+	l.mu.Unlock()
+	l.tell(w)
+	w.Flush()
+	return left
+}
+
+// resume goes on behind a sequence.
+func (l *lane) resume(end uint64, w *outbox.Batch) {
+	l.mu.Lock()
+	l.pop()
+	l.last, l.sent, l.window = end, 0, laneFirst
+	l.mending = false
+	l.send()
+	l.mu.Unlock()
+	l.tell(w)
+	w.Flush()
+}
+
+// compare settles those under way that the stream holds, and returns its end.
+func (l *lane) compare(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, laneSilence)
+	defer cancel()
+	info, err := l.stream.store.leaderInfo(ctx, l.stream.name)
+	if err != nil {
+		return 0, err
+	}
+	end := info.State.LastSeq
+	l.mu.Lock()
+	var looks []*sighting
+	for _, a := range l.queue {
+		for _, seq := range a.seqs {
+			if !a.settled && seq <= end {
+				looks = append(looks, &sighting{of: a, seq: seq})
+			}
+		}
+	}
+	l.mu.Unlock()
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(32)
+	for _, s := range looks {
+		g.Go(func() (err error) {
+			s.there, err = l.stream.holds(ctx, s)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range looks {
+		if s.there && !s.of.settled {
+			s.of.settled, s.of.stored = true, router.Stored{Seq: s.seq}
+			l.idle = 0
+		}
+	}
+	return end, nil
+}
+
+// expect notes the sequence that an attempt would give. The copies of earlier
+// attempts may still arrive, and be stored where they were expected.
+func (a *appending) expect(seq uint64) {
+	if !slices.Contains(a.seqs, seq) {
+		a.seqs = append(a.seqs, seq)
+	}
+}
+
+// sighting is whether an append is stored at one sequence.
+type sighting struct {
+	of    *appending
+	seq   uint64
+	there bool
+}
+
+// holds reports whether the stream's leader has what was appended at its
+// sequence. What is not there any more was there: only what is stored is trimmed
+// or replaced.
+func (st *stream) holds(ctx context.Context, s *sighting) (bool, error) {
+	m, err := st.store.reads.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+st.name, fmt.Appendf(nil, `{"seq":%d}`, s.seq))
+	if err != nil {
+		return false, err
+	}
+	var got struct {
+		Message *struct {
+			Subject string `json:"subject"`
+			Data    []byte `json:"data"`
+		} `json:"message"`
+		Error *struct {
+			Code    int    `json:"err_code"`
+			Message string `json:"description"`
+		} `json:"error"`
+	}
+	switch err := json.Unmarshal(m.Data, &got); {
+	case err != nil:
+		return false, err
+	case got.Error != nil && got.Error.Code == codeNoMessage:
+		return true, nil
+	case got.Error != nil:
+		return false, errors.New(got.Error.Message)
+	case got.Message == nil:
+		return false, errEmptyAnswer
+	}
+	a := s.of
+	return got.Message.Subject == a.subject && bytes.Equal(got.Message.Data, a.data[len(a.data)-1]), nil
+}
+
+// close fails what is not answered.
+func (l *lane) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.attempt++
+	for _, a := range l.queue {
+		if !a.settled {
+			a.settled, a.err = true, unavailable(errClosed)
+		}
+	}
+	l.pop()
+	l.mu.Unlock()
+	var w outbox.Batch
+	l.tell(&w)
+	w.Flush()
+}
+
+// What JetStream answers to an append that may be sent again.
+const (
+	codeWrongLast     = 10071
+	codeWrongLastHere = 10164
+	codeInProcess     = 10158 // the same dedup id is under way
+	codeNoMessage     = 10037
+)
+
+// again reports whether an append was refused for what may pass.
+func again(err error) bool {
+	var r *refusal
+	if errors.As(err, &r) {
+		switch r.code {
+		case codeWrongLast, codeWrongLastHere, codeInProcess, codeClusterNotAvailable, codeClusterNotLeader, codeClusterNotAssigned:
+			return true
+		}
+		return false
+	}
+	return !errors.Is(err, errClosed)
+}
+
+// watchLanes looks for answers that do not come.
+func (s *Store) watchLanes() {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			for _, l := range s.lanes() {
+				l.look(now)
+			}
+		case <-s.life.Done():
+			return
+		}
+	}
+}
+
+func (s *Store) lanes() []*lane {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*lane
+	for _, st := range s.streams {
+		if st.lane != nil {
+			all = append(all, st.lane)
+		}
+	}
+	return all
+}
