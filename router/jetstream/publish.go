@@ -161,15 +161,12 @@ func (p *publisher) publish(subject string, header nats.Header, data []byte, don
 func (p *publisher) unsent(i int32, err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	answered := p.slots[i].done == nil
-	if !answered {
-		p.waiting--
-	}
-	p.slots[i].done = nil
-	p.free = append(p.free, i)
-	if answered {
+	if p.slots[i].done == nil {
 		return nil
 	}
+	p.waiting--
+	p.slots[i].done = nil
+	p.free = append(p.free, i)
 	return unavailable(err)
 }
 

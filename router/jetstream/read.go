@@ -54,6 +54,9 @@ type directGet struct {
 func (r *reader) read(ctx context.Context, stream string, get directGet) ([]router.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	if ctx.Err() != nil {
+		return nil, unavailable(fmt.Errorf("read from stream %s: %w", stream, context.Cause(ctx)))
+	}
 	body, err := json.Marshal(get)
 	if err != nil {
 		return nil, fmt.Errorf("encode a read: %w", err)

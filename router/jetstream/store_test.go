@@ -541,7 +541,7 @@ func TestManyBatchesAtOnce(t *testing.T) {
 	s := openStore(t, t.TempDir(), false)
 	defer s.Close()
 	l := openLog(t, s, crashQueue)
-	const n = 200 // the server's own limit is 50
+	const n = 80 // the server's own limit is 50
 	answers := make(chan answer, n)
 	for range n {
 		l.AppendAll([][]byte{[]byte("1"), []byte("2"), []byte("3")}, into(answers))
