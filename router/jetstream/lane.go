@@ -3,9 +3,7 @@ package jetstream
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -349,29 +347,14 @@ type sighting struct {
 // sequence. What is not there any more was there: only what is stored is trimmed
 // or replaced.
 func (st *stream) holds(ctx context.Context, s *sighting) (bool, error) {
-	m, err := st.store.reads.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+st.name, fmt.Appendf(nil, `{"seq":%d}`, s.seq))
-	if err != nil {
-		return false, err
-	}
-	var got struct {
-		Message *struct {
-			Subject string `json:"subject"`
-			Data    []byte `json:"data"`
-		} `json:"message"`
-		Error *struct {
-			Code    int    `json:"err_code"`
-			Message string `json:"description"`
-		} `json:"error"`
-	}
-	switch err := json.Unmarshal(m.Data, &got); {
+	var got storedValue
+	err := ask(ctx, st.store.reads, "$JS.API.STREAM.MSG.GET."+st.name, map[string]uint64{"seq": s.seq}, &got)
+	var refused *apiError
+	switch {
+	case errors.As(err, &refused) && refused.Code == codeNoMessage:
+		return true, nil
 	case err != nil:
 		return false, err
-	case got.Error != nil && got.Error.Code == codeNoMessage:
-		return true, nil
-	case got.Error != nil:
-		return false, errors.New(got.Error.Message)
-	case got.Message == nil:
-		return false, errEmptyAnswer
 	}
 	a := s.of
 	return got.Message.Subject == a.subject && bytes.Equal(got.Message.Data, a.data[len(a.data)-1]), nil
@@ -399,7 +382,6 @@ const (
 	codeWrongLast     = 10071
 	codeWrongLastHere = 10164
 	codeInProcess     = 10158 // the same dedup id is under way
-	codeNoMessage     = 10037
 )
 
 // again reports whether an append was refused for what may pass.
