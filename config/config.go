@@ -112,12 +112,41 @@ type Mqtt struct {
 	OfflineBytes     Bytes         `key:"offline_bytes" min:"1KiB"`
 }
 
-// HTTP configures the listener for browsers: WebSocket and the chat.
+// HTTP configures the listener for browsers: WebSocket, the HTTP interface and the chat.
 type HTTP struct {
+	Listen            string        `key:"listen"`
+	TLS               TLS           `key:"tls"`
+	ProxyProtocol     []string      `key:"proxy_protocol"`
+	Listeners         []WebListener `key:"listeners"`
+	Origins           []string      `key:"origins"`
+	MessageBytes      Bytes         `key:"message_bytes" min:"8KiB" max:"64MiB"`
+	RequestsPerSecond int           `key:"requests_per_second" min:"1" max:"1000000"`
+	OverRate          string        `key:"over_rate" oneof:"slow,close"`
+	PingInterval      time.Duration `key:"ping_interval" min:"1s" max:"10m"`
+	Compression       bool          `key:"compression"`
+	Lease             time.Duration `key:"lease" min:"1s" max:"1h"`
+}
+
+// What clients get that ask for more than http.requests_per_second.
+const (
+	OverRateSlow  = "slow"
+	OverRateClose = "close"
+)
+
+// What a listener for WebSocket alone carries.
+const (
+	CarriesSTOMP = "stomp"
+	CarriesMQTT  = "mqtt"
+)
+
+// WebListener is one more port for WebSocket, of one protocol whatever the path,
+// as other brokers have it.
+type WebListener struct {
 	Listen        string   `key:"listen"`
+	Carries       string   `key:"carries" oneof:"stomp,mqtt"`
+	Dialect       string   `key:"dialect" oneof:"activemq,rabbitmq"`
 	TLS           TLS      `key:"tls"`
 	ProxyProtocol []string `key:"proxy_protocol"`
-	Origins       []string `key:"origins"`
 }
 
 // TopicRule has the topics that match a pattern keep a history.
@@ -233,7 +262,10 @@ func Default() *Config {
 			Listen: "127.0.0.1:1883", MaxSessionExpiry: 7 * 24 * time.Hour, MaxInflight: 256,
 			OfflineMessages: 100_000, OfflineBytes: 64 * MiB,
 		},
-		HTTP:  HTTP{Listen: "127.0.0.1:8080"},
+		HTTP: HTTP{
+			Listen: "127.0.0.1:8080", MessageBytes: 2 * MiB, RequestsPerSecond: 1000, OverRate: OverRateSlow,
+			PingInterval: 25 * time.Second, Lease: time.Minute,
+		},
 		Admin: Admin{Listen: "127.0.0.1:9090"},
 		Storage: Storage{
 			Sync:         SyncAlways(),

@@ -269,6 +269,8 @@ func setElementDefault(e reflect.Value) {
 		x.Policy = DefaultPolicy()
 	case *Listener:
 		x.Dialect = DialectActiveMQ
+	case *WebListener:
+		x.Dialect = DialectActiveMQ
 	}
 }
 

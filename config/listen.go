@@ -40,6 +40,9 @@ func (c *Config) endpoints() ([]endpoint, Errors) {
 	}
 	add("mqtt.listen", c.Mqtt.Listen, c.Mqtt.ProxyProtocol)
 	add("http.listen", c.HTTP.Listen, c.HTTP.ProxyProtocol)
+	for i, l := range c.HTTP.Listeners {
+		add("http.listeners["+strconv.Itoa(i)+"].listen", l.Listen, l.ProxyProtocol)
+	}
 	add("admin.listen", c.Admin.Listen, nil)
 	return all, wrong
 }

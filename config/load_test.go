@@ -185,6 +185,21 @@ func TestLoadProblems(t *testing.T) {
 				`c.yaml:2: stomp.tls: cert_file and key_file belong together`,
 				`c.yaml:5: stomp.listeners[0].tls.client_ca_file: client certificates need TLS`,
 			}},
+		{"listeners for WebSocket", "http:\n  listeners:\n    - {listen: \"127.0.0.1:61614\"}\n    - {listen: \"127.0.0.1:1\", carries: json}\n", nil, nil,
+			[]string{
+				`c.yaml:3: http.listeners[0].carries: must be stomp or mqtt, got ""`,
+				`c.yaml:4: http.listeners[1].carries: must be stomp or mqtt, got "json"`,
+			}},
+		{"listeners for WebSocket together", "http:\n  origins: [https://a.example/x, a.example, \"*\", \"http://b.example:81\"]\n  listeners:\n    - {listen: \"127.0.0.1:8080\", carries: stomp}\n" +
+			"    - {listen: \"\", carries: mqtt}\n    - {listen: \"127.0.0.1:1\", carries: mqtt, dialect: rabbitmq, tls: {cert_file: a}}\n", nil, nil,
+			[]string{
+				`c.yaml:4: http.listeners[0].listen: 127.0.0.1:8080 collides with http.listen 127.0.0.1:8080`,
+				`c.yaml:6: http.listeners[2].tls: cert_file and key_file belong together`,
+				`c.yaml:5: http.listeners[1].listen: is empty`,
+				`c.yaml:6: http.listeners[2].dialect: dialects are of STOMP, and this listener carries mqtt; leave it out`,
+				`c.yaml:2: http.origins[0]: "https://a.example/x" is not an origin; write scheme://host`,
+				`c.yaml:2: http.origins[1]: "a.example" is not an origin`,
+			}},
 		{"limits against each other", "limits:\n  frame_bytes: 32KiB\n  connections: 5\n  connections_per_user: 6\n", nil, nil,
 			[]string{
 				`limits.header_bytes: 64KiB is more than limits.frame_bytes 32KiB; lower it, or raise limits.frame_bytes`,

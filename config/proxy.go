@@ -39,5 +39,8 @@ func (c *Config) checkProxies() Errors {
 	}
 	check("mqtt.proxy_protocol", c.Mqtt.ProxyProtocol)
 	check("http.proxy_protocol", c.HTTP.ProxyProtocol)
+	for i, l := range c.HTTP.Listeners {
+		check(fmt.Sprintf("http.listeners[%d].proxy_protocol", i), l.ProxyProtocol)
+	}
 	return found
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
@@ -165,6 +166,7 @@ func (c *Config) checkUsers() Errors {
 func (c *Config) checkTogether() Errors {
 	found := c.checkListeners()
 	found = append(found, c.checkTLS()...)
+	found = append(found, c.checkHTTP()...)
 	found = append(found, c.checkLimits()...)
 	found = append(found, c.checkLogins()...)
 	return append(found, c.checkAccess()...)
@@ -193,10 +195,40 @@ func (c *Config) checkTLS() Errors {
 	found = append(found, checkTLSFiles("mqtt.tls", c.Mqtt.Listen, c.Mqtt.TLS)...)
 	found = append(found, checkTLSFiles("http.tls", c.HTTP.Listen, c.HTTP.TLS)...)
 	found = append(found, checkTLSFiles("admin.tls", c.Admin.Listen, c.Admin.TLS)...)
+	for i, l := range c.HTTP.Listeners {
+		found = append(found, checkTLSFiles("http.listeners["+strconv.Itoa(i)+"].tls", l.Listen, l.TLS)...)
+	}
 	for i, l := range c.Stomp.Listeners {
 		found = append(found, checkTLSFiles("stomp.listeners["+strconv.Itoa(i)+"].tls", l.Listen, l.TLS)...)
 	}
 	return found
+}
+
+// checkHTTP refuses what the listeners for WebSocket cannot mean.
+func (c *Config) checkHTTP() Errors {
+	var found Errors
+	for i, l := range c.HTTP.Listeners {
+		key := "http.listeners[" + strconv.Itoa(i) + "]"
+		if l.Carries == CarriesMQTT && l.Dialect != DialectActiveMQ {
+			found = append(found, problem(key+".dialect", "leave it out", "dialects are of STOMP, and this listener carries mqtt"))
+		}
+		if l.Listen == "" {
+			found = append(found, problem(key+".listen", `set it, such as "127.0.0.1:15674", or remove the listener`, "is empty"))
+		}
+	}
+	for i, o := range c.HTTP.Origins {
+		if o != "*" && !isOrigin(o) {
+			found = append(found, problem("http.origins["+strconv.Itoa(i)+"]", "write scheme://host or scheme://host:port as a browser shows it, without a path",
+				"%s is not an origin", quote(o)))
+		}
+	}
+	return found
+}
+
+func isOrigin(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.User == nil &&
+		text == u.Scheme+"://"+u.Host
 }
 
 func checkTLSFiles(key, listen string, t TLS) Errors {

@@ -241,12 +241,15 @@ func (g *Gateway) mqttOptions() mqtt.Options {
 }
 
 func (g *Gateway) wsOptions() ws.Options {
-	l := g.cfg.Limits
+	c, l := g.cfg.HTTP, g.cfg.Limits
 	return ws.Options{
-		Router: g.router, Authenticate: g.auth, Log: g.log, Version: g.version, Origins: g.cfg.HTTP.Origins,
-		ServeSTOMP:     func(c net.Conn) { g.stomp.ServeConn(c, stomp.ActiveMQ) },
-		ServeMQTT:      func(c net.Conn) { g.mqtt.ServeConn(c) },
-		MaxConnections: l.Connections, LoginTimeout: l.LoginTimeout,
+		Router: g.router, Authenticate: g.auth, Log: g.log, Version: g.version, Origins: c.Origins,
+		ServeSTOMP:      func(socket net.Conn) { g.stomp.ServeConn(socket, stomp.ActiveMQ) },
+		ServeMQTT:       g.mqtt.ServeConn,
+		MaxMessageBytes: int(c.MessageBytes), MaxFrameBytes: int(l.FrameBytes + l.HeaderBytes), Compression: c.Compression,
+		MaxConnections: l.Connections, MaxConnectionsPerUser: l.ConnectionsPerUser, MaxSubscriptions: l.SubscriptionsPerConnection,
+		LoginTimeout: l.LoginTimeout, PingInterval: c.PingInterval, OutboundBytes: int(l.OutboundBytes),
+		RequestsPerSecond: c.RequestsPerSecond, CloseOverRate: c.OverRate == config.OverRateClose, Lease: c.Lease,
 	}
 }
 

@@ -51,7 +51,28 @@ func (g *Gateway) listen() error {
 	if err := g.listenHTTP("admin", g.cfg.Admin.Listen, g.cfg.Admin.TLS, nil, g.adminHandler(false)); err != nil {
 		return err
 	}
-	return g.listenHTTP("http", g.cfg.HTTP.Listen, g.cfg.HTTP.TLS, g.cfg.HTTP.ProxyProtocol, g.browserHandler())
+	if err := g.listenHTTP("http", g.cfg.HTTP.Listen, g.cfg.HTTP.TLS, g.cfg.HTTP.ProxyProtocol, g.browserHandler()); err != nil {
+		return err
+	}
+	return g.listenWebSocket()
+}
+
+// listenWebSocket binds the ports that carry one protocol whatever the path.
+func (g *Gateway) listenWebSocket() error {
+	for i, c := range g.cfg.HTTP.Listeners {
+		h := g.ws.MQTT()
+		if c.Carries == config.CarriesSTOMP {
+			dialect, err := stomp.ParseDialect(c.Dialect)
+			if err != nil {
+				return err
+			}
+			h = g.ws.STOMP(func(socket net.Conn) { g.stomp.ServeConn(socket, dialect) })
+		}
+		if err := g.listenHTTP(fmt.Sprintf("http.listeners[%d]", i), c.Listen, c.TLS, c.ProxyProtocol, h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // browserHandler serves WebSocket, its JavaScript client and the chat.

@@ -24,16 +24,15 @@ import (
 // Lock order: a lock of the router, then mu, then the outbox's. The router is
 // never called with mu held.
 type client struct {
-	server *Server
-	socket net.Conn
-	strict bool // anonymous logins are refused
-	out    *outbox.Outbox
-	batch  outbox.Batch // the reader's
-	life   context.Context
-	kill   context.CancelCauseFunc
-	ending atomic.Pointer[error] // why the reader shall end
-	readMs atomic.Int64          // when something came
-	pinged atomic.Bool
+	server  *Server
+	socket  net.Conn
+	strict  bool // anonymous logins are refused
+	out     *outbox.Outbox
+	batch   outbox.Batch // the reader's
+	life    context.Context
+	kill    context.CancelCauseFunc
+	ending  atomic.Pointer[error] // why the reader shall end
+	silence silence
 
 	decoder  decoder
 	small    [512]byte // what an idle connection reads into
@@ -64,15 +63,15 @@ type resumer interface{ Resume(w *outbox.Batch) }
 
 var _ outbox.Owner = (*client)(nil)
 
-func newClient(s *Server, socket net.Conn, strict bool) *client {
-	c := &client{server: s, socket: socket, strict: strict, login: time.Now().Add(s.opt.LoginTimeout), subs: map[string]*subscription{}}
+func newClient(s *Server, socket net.Conn, a arrival) *client {
+	c := &client{server: s, socket: socket, strict: a.strict, login: time.Now().Add(s.opt.LoginTimeout), subs: map[string]*subscription{}}
 	c.changed.L = &c.mu
 	c.life, c.kill = context.WithCancelCause(s.life)
 	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
-	c.decoder.maxFrame = loginMessageBytes
+	c.decoder.maxFrame, c.decoder.deflate = loginMessageBytes, a.deflate
 	n := s.opt.RequestsPerSecond
 	c.limiter = rate.NewLimiter(rate.Limit(n), 2*n)
-	c.readMs.Store(time.Now().UnixMilli())
+	c.silence.heard()
 	return c
 }
 
@@ -105,10 +104,10 @@ func (c *client) readAll() error {
 		if e := c.ending.Load(); e != nil {
 			return *e
 		}
+		c.silence.waiting()
 		n, err := c.socket.Read(buf)
 		if n > 0 {
-			c.readMs.Store(time.Now().UnixMilli())
-			c.pinged.Store(false)
+			c.silence.heard()
 			if err := c.feed(buf[:n]); err != nil {
 				return err
 			}
@@ -189,6 +188,12 @@ func (c *client) text(p piece) error {
 	if !p.end {
 		return nil
 	}
+	if p.packed {
+		var err error
+		if m, err = inflate(nil, m, limit); err != nil {
+			return err
+		}
+	}
 	if !utf8.Valid(m) {
 		return errBadText // RFC 6455 section 8.1
 	}
@@ -211,11 +216,11 @@ func (c *client) control(w *outbox.Batch, op byte, payload []byte) {
 // tick pings a silent peer and gives one up that does not answer.
 func (c *client) tick(nowMs int64) {
 	c.calls.expire(c, nowMs)
-	silence, interval := nowMs-c.readMs.Load(), c.server.opt.PingInterval.Milliseconds()
-	switch {
-	case silence >= 2*interval:
+	switch ping, over := c.silence.look(nowMs, c.server.opt.PingInterval); {
+	case over:
+		c.server.Stats.SilentClosed.Add(1)
 		c.stop(errSilent)
-	case silence >= interval && !c.pinged.Swap(true):
+	case ping:
 		c.control(nil, opPing, nil)
 	}
 }
@@ -357,6 +362,7 @@ func (c *client) leave() {
 	}
 	w.Flush()
 	c.session.Close()
+	c.server.exit(c.session.Principal.Name())
 	c.server.presence.forget(c.session.ID)
 }
 

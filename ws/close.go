@@ -22,6 +22,7 @@ const (
 	closeSlow         = 4500 // come back and read faster
 	closeSilent       = 4501
 	closeLoginTimeout = 4502
+	closeRate         = 4503 // come back later and ask less
 )
 
 // closeError ends a connection with a code and a reason.
@@ -46,6 +47,9 @@ var (
 	errTakenOver    = refuse(closeTakenOver, "another connection took over the client id")
 	errLoginTimeout = refuse(closeLoginTimeout, "no login came in time")
 	errFlood        = refuse(closePolicy, "too many control frames or empty frames")
+	errRate         = refuse(closeRate, "too many requests, come back later")
+	errCrowded      = refuse(closeTryAgain, "too much compressed data is under way, come back later")
+	errInflate      = refuse(closeProtocol, "a compressed message cannot be inflated")
 	errPanic        = refuse(closeInternal, "internal error")
 	errMask         = refuse(closeProtocol, "a client's frames must be masked")
 	errReserved     = refuse(closeProtocol, "reserved bits are set: no extension was negotiated")

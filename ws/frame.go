@@ -18,10 +18,14 @@ const (
 	opPong         = 0xa
 )
 
+// rsv1 is the bit of the first byte that begins a deflated message.
+const rsv1 = 0x40
+
 // decoder takes a client's bytes apart. It holds at most a frame header and a
 // control frame, so it can stop at any byte and go on with the next.
 type decoder struct {
 	maxFrame uint64 // largest payload of a data frame
+	deflate  bool   // permessage-deflate was negotiated
 
 	head    [14]byte
 	have    uint8
@@ -31,6 +35,7 @@ type decoder struct {
 	fin     bool
 	op      byte // of the frame
 	message byte // opcode of the message that is open, 0: none
+	packed  bool // that message is deflated
 	maskAt  uint8
 	mask    [4]byte
 	flood   *rate.Limiter // of control and empty frames
@@ -44,6 +49,7 @@ type piece struct {
 	payload []byte // unmasked, in the buffer that was given
 	op      byte   // opText or opBinary, also for continuations; a control opcode; 0: nothing whole yet
 	end     bool   // of the message
+	packed  bool   // it is deflated
 }
 
 // next decodes from b in place and returns the rest.
@@ -68,7 +74,7 @@ func (d *decoder) next(b []byte) (piece, []byte, error) {
 		}
 		return piece{payload: d.control, op: d.op, end: true}, rest, nil
 	}
-	p := piece{payload: payload, op: d.message, end: over && d.fin}
+	p := piece{payload: payload, op: d.message, end: over && d.fin, packed: d.packed}
 	if p.end {
 		d.message = 0
 	}
@@ -108,8 +114,8 @@ func (d *decoder) headBytes() int {
 func (d *decoder) checkHead() error {
 	op, fin, short := d.head[0]&0xf, d.head[0]&0x80 != 0, d.head[1]&0x7f
 	switch {
-	case d.head[0]&0x70 != 0:
-		return errReserved
+	case d.head[0]&0x30 != 0, d.head[0]&rsv1 != 0 && !(d.deflate && (op == opText || op == opBinary)):
+		return errReserved // the first bit begins a deflated message (RFC 7692 section 6)
 	case d.head[1]&0x80 == 0:
 		return errMask // section 5.1
 	case op >= opClose && op <= opPong:
@@ -150,7 +156,7 @@ func (d *decoder) begin() error {
 		}
 	}
 	if d.op == opText || d.op == opBinary {
-		d.message = d.op
+		d.message, d.packed = d.op, d.head[0]&rsv1 != 0
 	}
 	return nil
 }

@@ -94,3 +94,15 @@ func TestRequestsOverTheLimitWait(t *testing.T) {
 		t.Errorf("%v tokens are left: nothing was counted", tokens)
 	}
 }
+
+func TestRequestsOverTheLimitClose(t *testing.T) {
+	g := newRig(t, func(o *Options) { o.RequestsPerSecond = 5; o.CloseOverRate = true })
+	p := g.login("ann")
+	for range 20 {
+		p.send(`{"id":2,"op":"ping"}`)
+	}
+	closes(t, p.c, closeRate)
+	if g.server.Stats.Throttled.Load() != 1 {
+		t.Error("not counted")
+	}
+}

@@ -300,6 +300,43 @@ func TestSilentClientIsGivenUp(t *testing.T) {
 	closes(t, p.c, closeSilent)
 }
 
+func TestSilentStreamIsGivenUp(t *testing.T) {
+	g := newRig(t, func(o *Options) { o.PingInterval = 10 * time.Millisecond })
+	c := g.dial("/mqtt", "mqtt")
+	c.SetPingHandler(func(string) error { return nil }) // deaf
+	closes(t, c, closeSilent)
+	if g.server.Stats.SilentClosed.Load() != 1 {
+		t.Error("not counted")
+	}
+}
+
+// Silence counts while the peer is listened to, not while its reader is held back.
+func TestSilence(t *testing.T) {
+	var q silence
+	q.heard()
+	at := func(ms int64) string {
+		ping, over := q.look(q.sinceMs.Load()+ms, time.Second)
+		return map[[2]bool]string{{false, false}: "", {true, false}: "ping", {false, true}: "over"}[[2]bool{ping, over}]
+	}
+	if got := at(1e6); got != "" {
+		t.Errorf("held back: %q", got)
+	}
+	q.waiting()
+	for _, c := range []struct {
+		ms   int64
+		want string
+	}{{999, ""}, {1000, "ping"}, {1500, ""}, {2000, "over"}} {
+		if got := at(c.ms); got != c.want {
+			t.Errorf("after %d ms: %q, want %q", c.ms, got, c.want)
+		}
+	}
+	since := q.sinceMs.Load()
+	q.waiting() // a reader that reads on after a deadline has heard nothing
+	if q.sinceMs.Load() != since {
+		t.Error("the silence began anew")
+	}
+}
+
 func TestSlowReaderIsClosedAndResumes(t *testing.T) {
 	g := newRig(t, func(o *Options) { o.OutboundBytes = 64 << 10; o.WriteTimeout = 200 * time.Millisecond })
 	slow, a := g.login("bob"), g.login("ann")

@@ -12,8 +12,8 @@ import (
 // handle does what a message asks for. It answers; an error that it returns ends
 // the connection.
 func (c *client) handle(b []byte) error {
-	if c.limiter.Wait(c.life) != nil {
-		return context.Cause(c.life)
+	if err := c.throttle(); err != nil {
+		return err
 	}
 	r, err := decodeRequest(b)
 	if err == nil {
@@ -26,6 +26,22 @@ func (c *client) handle(b []byte) error {
 	c.answer(r, nil, e)
 	if e.fatal != nil {
 		return e.fatal
+	}
+	return nil
+}
+
+// throttle holds a client back that asks faster than its limit, or ends its connection.
+func (c *client) throttle() error {
+	if c.limiter.Allow() {
+		return nil
+	}
+	c.server.Stats.Throttled.Add(1)
+	if c.server.opt.CloseOverRate {
+		return errRate
+	}
+	c.batch.Flush()
+	if c.limiter.Wait(c.life) != nil {
+		return context.Cause(c.life)
 	}
 	return nil
 }
@@ -61,6 +77,9 @@ func (c *client) dispatch(r *request) error {
 	return mistake("unknown op %.64q", r.Op)
 }
 
+// maxNackDelay bounds how long a message may be put off.
+const maxNackDelay = 30 * 24 * time.Hour
+
 const (
 	maxNameBytes     = 64
 	maxClientIDBytes = 256
@@ -87,10 +106,14 @@ func (c *client) connect(r *request) error {
 		}
 		return e
 	}
+	if err := c.server.enter(p.Name()); err != nil {
+		return err
+	}
 	s, err := c.server.opt.Router.Connect(router.SessionOptions{
 		Principal: p, Vhost: cred.Vhost, Protocol: "ws", Remote: remote, ClientID: r.ClientID, Kick: c.disown,
 	})
 	if err != nil {
+		c.server.exit(p.Name())
 		return err
 	}
 	c.session, c.clientID = s, r.ClientID
@@ -189,7 +212,7 @@ func (c *client) settle(r *request) error {
 	default:
 		delay := time.Duration(-1) // the policy's
 		if r.DelayMs != nil {
-			delay = time.Duration(max(min(*r.DelayMs, 30*24*3600*1000), 0)) * time.Millisecond
+			delay = time.Duration(max(min(*r.DelayMs, maxNackDelay.Milliseconds()), 0)) * time.Millisecond
 		}
 		err = h.d.Nack(delay, r.Cause, &c.batch, done)
 	}

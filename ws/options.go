@@ -26,21 +26,36 @@ type Options struct {
 	// Origins are allowed besides the page's own, such as "https://example.com"; "*": any.
 	Origins []string
 
-	// MaxMessageBytes bounds a message of the JSON protocol, and a frame of the
-	// others; default 1 MiB. Before the login it is 8 KiB for the JSON protocol.
+	// MaxMessageBytes bounds a message of the JSON protocol, and the body of an HTTP
+	// request; default 1 MiB. Before the login it is 8 KiB for the JSON protocol.
 	MaxMessageBytes int
-	// MaxConnections bounds the connections of the server; default 10,000.
-	MaxConnections int
+	// MaxFrameBytes bounds a WebSocket frame that carries STOMP or MQTT, which have
+	// their own limits within; default MaxMessageBytes.
+	MaxFrameBytes int
+	// Compression offers permessage-deflate, without context takeover, to clients
+	// that ask for it.
+	Compression bool
+	// MaxConnections bounds the connections of the server, MaxConnectionsPerUser
+	// those of one user of the JSON protocol and of HTTP; defaults 10,000 and none.
+	MaxConnections, MaxConnectionsPerUser int
 	// LoginTimeout is the time from the handshake to the login; default 10 s.
 	LoginTimeout time.Duration
 	// WriteTimeout is how long a peer may take nothing of what waits for it; default 10 s.
 	WriteTimeout time.Duration
-	// PingInterval is after how long a silence a peer is pinged; default 25 s. A JSON
-	// client that is silent for as long again is given up.
+	// PingInterval is after how long a silence a peer is pinged; default 25 s. One
+	// that is silent for as long again is given up.
 	PingInterval time.Duration
-	// RequestsPerSecond bounds what is read from one JSON client, with bursts of
-	// twice that; it is slowed down, not refused. Default 1000.
+	// RequestsPerSecond bounds what is read from one JSON client, and from one user
+	// or address over HTTP, with bursts of twice that; default 1000. A JSON client is
+	// slowed down, with CloseOverRate closed and told to come back later; over HTTP
+	// it is refused.
 	RequestsPerSecond int
+	CloseOverRate     bool
+	// Lease is how long a message that was taken over HTTP waits for its
+	// acknowledgement, if the request does not say; default 1 minute. MaxLeases bounds
+	// the messages that are taken or waited for at once; default 1000.
+	Lease     time.Duration
+	MaxLeases int
 	// OutboundBytes bounds what waits to be written to one JSON client; default 1 MiB.
 	OutboundBytes int
 	// MaxSubscriptions bounds the subscriptions of a connection; default 100.
@@ -62,6 +77,10 @@ type Stats struct {
 	LoginFailures  atomic.Uint64
 	LoginTimeouts  atomic.Uint64
 	SlowClosed     atomic.Uint64
+	SilentClosed   atomic.Uint64 // connections ended for pings that nobody answered
+	Throttled      atomic.Uint64 // requests over the rate limit: delayed, refused, or the connection closed
+	HTTPRequests   atomic.Uint64
+	LeasesExpired  atomic.Uint64 // messages taken over HTTP that went back unacknowledged
 	Errors         atomic.Uint64 // error replies of the JSON protocol
 	Panics         atomic.Uint64
 }
@@ -87,16 +106,19 @@ func (o Options) withDefaults() Options {
 		def int
 	}{
 		{&o.MaxMessageBytes, 1 << 20}, {&o.MaxConnections, 10_000}, {&o.RequestsPerSecond, 1000}, {&o.OutboundBytes, 1 << 20},
-		{&o.MaxSubscriptions, 100}, {&o.MaxUnconfirmed, 1024}, {&o.MaxUnconfirmedBytes, 4 << 20},
+		{&o.MaxSubscriptions, 100}, {&o.MaxUnconfirmed, 1024}, {&o.MaxUnconfirmedBytes, 4 << 20}, {&o.MaxLeases, 1000},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}
 	}
+	if o.MaxFrameBytes <= 0 {
+		o.MaxFrameBytes = o.MaxMessageBytes
+	}
 	for _, d := range [...]struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&o.LoginTimeout, 10 * time.Second}, {&o.WriteTimeout, 10 * time.Second}, {&o.PingInterval, 25 * time.Second}} {
+	}{{&o.LoginTimeout, 10 * time.Second}, {&o.WriteTimeout, 10 * time.Second}, {&o.PingInterval, 25 * time.Second}, {&o.Lease, time.Minute}} {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}

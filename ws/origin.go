@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -8,24 +9,57 @@ import (
 	"strings"
 )
 
-// originAllowed decides whether a handshake may go on, against pages of other
-// sites that connect with their visitor's network position or cookies.
-// named is false if there is no Origin: then it is no browser.
-func (s *Server) originAllowed(r *http.Request) (allowed, named bool) {
+// visitor is what a request tells of where it comes from.
+type visitor struct {
+	allowed bool
+	// strict: only a login that names a user is accepted, not "anonymous because on
+	// this machine".
+	strict bool
+	// origin is that of a page of elsewhere that is allowed; "": there is none.
+	origin string
+}
+
+// visitor decides about a request, against pages of other sites that connect
+// with their visitor's network position. Cookies are never looked at.
+func (s *Server) visitor(r *http.Request) visitor {
 	origins := r.Header.Values("Origin")
-	if len(origins) == 0 {
-		return true, false
-	}
-	if len(origins) > 1 {
-		return false, true
+	switch {
+	case len(origins) > 1:
+		return visitor{}
+	case len(origins) == 0:
+		return visitor{allowed: !crossSite(r), strict: r.Header.Get("Authorization") == "" && !(loopback(r.RemoteAddr) && literalHost(r.Host))}
 	}
 	origin := origins[0]
 	if slices.ContainsFunc(s.opt.Origins, func(o string) bool { return o == "*" || strings.EqualFold(o, origin) }) {
-		return true, true
+		return visitor{allowed: true, origin: origin}
 	}
 	u, err := url.Parse(origin)
 	// "null" is what sandboxed frames and local files say: it is nobody's origin.
-	return err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host), true
+	if err != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host) {
+		return visitor{}
+	}
+	// A name that its owner made to resolve to this machine is its pages' own origin
+	// as well (DNS rebinding): they get no more than who logs in.
+	return visitor{allowed: true, strict: !literalHost(r.Host)}
+}
+
+// crossSite reports that a browser sends the request for a page of elsewhere
+// without naming its origin, as it does for images and links.
+func crossSite(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+		return false
+	}
+	return true
+}
+
+// literalHost reports whether a Host header needs no name service.
+func literalHost(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	return strings.EqualFold(host, "localhost") || net.ParseIP(strings.Trim(host, "[]")) != nil
 }
 
 func loopback(remote string) bool {

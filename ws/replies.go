@@ -32,13 +32,17 @@ var classRetry = [...]bool{router.Full: true, router.Unavailable: true}
 
 // explain makes an apiError of any error that an operation returned.
 func (c *client) explain(err error) *apiError {
+	return c.server.explain(err, c.socket.RemoteAddr().String())
+}
+
+func (s *Server) explain(err error, remote string) *apiError {
 	var a *apiError
 	if errors.As(err, &a) {
 		return a
 	}
 	class := router.ClassOf(err)
 	if class == router.Internal {
-		c.server.opt.Log.Error("cannot do what a client asked for", "protocol", "ws", "remote", c.socket.RemoteAddr().String(), "error", err)
+		s.opt.Log.Error("cannot do what a client asked for", "protocol", "ws", "remote", remote, "error", err)
 	}
 	e := &apiError{code: class.String(), text: router.TextOf(err), retry: int(class) < len(classRetry) && classRetry[class]}
 	var r *router.Error

@@ -149,12 +149,17 @@ func (r *request) message(vhost string) (*router.Message, error) {
 	if r.TTLMs < 0 {
 		return nil, mistake("ttlMs must not be negative")
 	}
-	for _, s := range [...]string{r.ContentType, r.ReplyTo, r.CorrelationID, r.DedupID} {
-		if len(s) > router.MaxNameBytes || strings.ContainsAny(s, "\x00\r\n") {
-			return nil, mistake("contentType, replyTo, correlationId and dedupId are at most %d bytes in one line", router.MaxNameBytes)
+	return m, checkLines(r.ContentType, r.ReplyTo, r.CorrelationID, r.DedupID)
+}
+
+// checkLines refuses what does not fit in the headers of the other protocols.
+func checkLines(contentType, replyTo, correlationID, dedupID string) error {
+	for _, s := range [...]string{contentType, replyTo, correlationID, dedupID} {
+		if len(s) > router.MaxNameBytes || strings.ContainsAny(s, "\x00\r\n") || !utf8.ValidString(s) {
+			return mistake("content type, reply-to, correlation id and dedup id are at most %d bytes of UTF-8 in one line", router.MaxNameBytes)
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // jsonType is the content type of data.

@@ -8,10 +8,14 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/mqgate/mqgate/router"
 )
 
 // Server is the HTTP handler. Create it with New, end it with Drain.
@@ -22,13 +26,19 @@ type Server struct {
 	opt      Options
 	presence presence
 	assets   http.Handler
+	api      http.Handler
+	leases   leases
+	rates    rates
 	life     context.Context
 	kill     context.CancelCauseFunc
 	group    sync.WaitGroup // connections
 	clock    sync.WaitGroup // run and what it starts
 
+	packedBytes atomic.Int64 // of deflated messages that streams collect
+
 	mu       sync.Mutex
 	conns    map[connection]struct{}
+	users    map[string]int // connections of each, if they are limited
 	draining bool
 }
 
@@ -50,8 +60,10 @@ func New(o Options) (*Server, error) {
 	case o.Authenticate == nil:
 		return nil, errors.New("ws: Options.Authenticate is missing")
 	}
-	s := &Server{opt: o.withDefaults(), conns: map[connection]struct{}{}, assets: clientHandler()}
+	s := &Server{opt: o.withDefaults(), conns: map[connection]struct{}{}, users: map[string]int{}, assets: clientHandler()}
 	s.presence.init(s)
+	s.api = s.apiHandler()
+	s.leases.init(s)
 	s.life, s.kill = context.WithCancelCause(context.Background())
 	s.clock.Go(s.run)
 	return s, nil
@@ -73,6 +85,7 @@ func (s *Server) run() {
 				for _, c := range s.connections() {
 					c.tick(now.UnixMilli())
 				}
+				s.rates.prune()
 			}
 		}
 	}
@@ -113,82 +126,95 @@ var subprotocols = []struct {
 }{
 	{JSONSubprotocol, protocolJSON},
 	{"v12.stomp", protocolSTOMP}, {"v11.stomp", protocolSTOMP}, {"v10.stomp", protocolSTOMP},
+	{"stomp", protocolSTOMP}, // what ActiveMQ takes besides
 	{"mqtt", protocolMQTT}, {"mqttv3.1", protocolMQTT},
 }
 
-// ServeHTTP serves /ws (what the subprotocol says, else JSON), /stomp, /mqtt and
-// the JavaScript client below /client/.
+// entrance is an address for WebSocket handshakes.
+type entrance struct {
+	p     protocol
+	any   bool           // a subprotocol of another protocol is served as well
+	serve func(net.Conn) // a stream; nil: what the options say
+}
+
+// ServeHTTP serves /ws (what the subprotocol says, else JSON), /stomp, /mqtt, the
+// plain HTTP interface below /api/, and the JavaScript client below /client/.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch r.URL.Path {
-	case "/ws":
-		s.upgrade(w, r, protocolJSON, true)
-	case "/stomp":
-		s.upgrade(w, r, protocolSTOMP, false)
-	case "/mqtt":
-		s.upgrade(w, r, protocolMQTT, false)
+	switch path := r.URL.Path; {
+	case path == "/ws":
+		s.upgrade(w, r, entrance{p: protocolJSON, any: true})
+	case path == "/stomp":
+		s.upgrade(w, r, entrance{p: protocolSTOMP})
+	case path == "/mqtt":
+		s.upgrade(w, r, entrance{p: protocolMQTT})
+	case strings.HasPrefix(path, "/api/"):
+		s.api.ServeHTTP(w, r)
 	default:
 		s.assets.ServeHTTP(w, r)
 	}
 }
 
-// STOMP is a handler for ports that carry STOMP only, as ActiveMQ's 61614 and
-// RabbitMQ's 15674 do: it serves "/", "/ws" and "/stomp".
-func (s *Server) STOMP() http.Handler { return s.only(protocolSTOMP, "/stomp") }
+// STOMP is a handler for ports that carry STOMP only, whatever the path, as
+// ActiveMQ's 61614 ("/") and RabbitMQ's 15674 ("/ws") do. Serve serves a
+// connection, nil: as Options.ServeSTOMP does.
+func (s *Server) STOMP(serve func(net.Conn)) http.Handler {
+	return s.only(entrance{p: protocolSTOMP, serve: serve})
+}
 
-// MQTT is the same for MQTT (8083, 9001, 15675): "/", "/ws" and "/mqtt".
-func (s *Server) MQTT() http.Handler { return s.only(protocolMQTT, "/mqtt") }
+// MQTT is the same for MQTT (8083, 9001, 15675).
+func (s *Server) MQTT() http.Handler { return s.only(entrance{p: protocolMQTT}) }
 
-func (s *Server) only(p protocol, path string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/", "/ws", path:
-			s.upgrade(w, r, p, false)
-		default:
-			http.NotFound(w, r)
-		}
-	})
+func (s *Server) only(e entrance) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.upgrade(w, r, e) })
 }
 
 // choose finds the protocol and the subprotocol to answer with.
-func choose(r *http.Request, p protocol, any bool) (protocol, string, error) {
+func choose(r *http.Request, e entrance) (protocol, string, error) {
 	asked := websocket.Subprotocols(r)
 	for _, sub := range subprotocols {
-		if (any || sub.p == p) && slices.Contains(asked, sub.name) {
+		if (e.any || sub.p == e.p) && slices.Contains(asked, sub.name) {
 			return sub.p, sub.name, nil
 		}
 	}
 	switch {
 	case len(asked) > 0:
 		return 0, "", fmt.Errorf("none of the subprotocols %q is spoken here", asked)
-	case p == protocolMQTT:
+	case e.p == protocolMQTT:
 		return 0, "", errors.New("ask for the subprotocol mqtt") // [MQTT-6.0.0-3]
 	}
-	return p, "", nil
+	return e.p, "", nil
 }
 
-// serves reports whether a protocol is provided.
-func (s *Server) serves(p protocol) bool {
-	return p == protocolJSON || p == protocolSTOMP && s.opt.ServeSTOMP != nil || p == protocolMQTT && s.opt.ServeMQTT != nil
+// server returns what serves a stream, nil if the protocol is not provided.
+func (s *Server) server(p protocol, e entrance) func(net.Conn) {
+	switch {
+	case e.serve != nil:
+		return e.serve
+	case p == protocolMQTT:
+		return s.opt.ServeMQTT
+	}
+	return s.opt.ServeSTOMP
 }
 
 // upgrade makes a WebSocket of a request, and serves it on a goroutine of its
 // own: the HTTP server's would keep its buffers and the request.
-func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, p protocol, any bool) {
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, e entrance) {
 	if !websocket.IsWebSocketUpgrade(r) {
 		w.Header().Set("Connection", "close")
 		http.Error(w, "This address is for WebSocket connections.", http.StatusUpgradeRequired)
 		return
 	}
-	p, sub, err := choose(r, p, any)
-	allowed, named := s.originAllowed(r)
+	p, sub, err := choose(r, e)
+	from := s.visitor(r)
+	serve := s.server(p, e)
 	switch {
-	case !allowed:
+	case !from.allowed:
 		s.turnAway(w, http.StatusForbidden, "The origin of this page is not allowed; the operator can allow it (http.origins).")
 		return
 	case err != nil:
 		s.turnAway(w, http.StatusBadRequest, "Bad subprotocol: "+err.Error()+".")
 		return
-	case !s.serves(p):
+	case p != protocolJSON && serve == nil:
 		s.turnAway(w, http.StatusNotFound, "This protocol is not enabled.")
 		return
 	}
@@ -197,8 +223,9 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, p protocol, any
 		s.turnAway(w, http.StatusServiceUnavailable, "There are too many connections, or the server is stopping.")
 		return
 	}
+	deflate := s.opt.Compression && offersDeflate(r)
 	u := websocket.Upgrader{
-		HandshakeTimeout: s.opt.WriteTimeout, EnableCompression: false,
+		HandshakeTimeout: s.opt.WriteTimeout, EnableCompression: deflate,
 		CheckOrigin: func(*http.Request) bool { return true }, // decided above
 	}
 	if sub != "" {
@@ -211,8 +238,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, p protocol, any
 		return // it has answered
 	}
 	s.Stats.Accepted.Add(1)
-	strict := !named && !loopback(r.RemoteAddr) && r.Header.Get("Authorization") == ""
-	s.begin(conn.NetConn(), p, strict)
+	s.begin(conn.NetConn(), arrival{p: p, serve: serve, strict: from.strict, deflate: deflate})
 }
 
 func (s *Server) turnAway(w http.ResponseWriter, status int, text string) {
@@ -231,26 +257,37 @@ func (s *Server) reserve() bool {
 	return true
 }
 
+// arrival is what the handshake settled.
+type arrival struct {
+	p       protocol
+	serve   func(net.Conn)
+	strict  bool // a login that names a user is needed
+	deflate bool // permessage-deflate
+}
+
 // begin starts a connection that reserve has counted.
-func (s *Server) begin(socket net.Conn, p protocol, strict bool) {
+func (s *Server) begin(socket net.Conn, a arrival) {
 	_ = socket.SetDeadline(time.Time{}) // the HTTP server's; a closed socket shows at the first read
 	var c connection
 	var serve func()
-	switch p {
+	switch a.p {
 	case protocolJSON:
-		j := newClient(s, socket, strict)
+		j := newClient(s, socket, a)
 		c, serve = j, j.serve
 	default:
-		st := &stream{Conn: socket, server: s, binary: p == protocolMQTT, checked: strict}
-		st.decoder.maxFrame = uint64(s.opt.MaxMessageBytes)
-		st.readMs.Store(time.Now().UnixMilli())
-		st.onClose = func() { s.forget(st) }
-		f := s.opt.ServeSTOMP
-		if p == protocolMQTT {
-			f = s.opt.ServeMQTT
-		}
-		c, serve = st, func() { defer st.Close(); f(st.wrap()) }
+		st := newStream(s, socket, a)
+		c, serve = st, func() { defer st.finish(); a.serve(st.wrap()) }
 	}
+	s.register(c)
+	go func() { // counted by reserve, ended by Drain
+		defer s.group.Done()
+		defer s.forget(c)
+		s.contain(serve)
+	}()
+}
+
+// register has the clock and Drain know of a connection.
+func (s *Server) register(c connection) {
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	draining := s.draining
@@ -258,11 +295,6 @@ func (s *Server) begin(socket net.Conn, p protocol, strict bool) {
 	if draining {
 		c.depart(errDraining)
 	}
-	go func() { // counted by reserve, ended by Drain
-		defer s.group.Done()
-		defer s.forget(c)
-		s.contain(serve)
-	}()
 }
 
 // contain turns a panic into a counter and a line in the log.
@@ -280,6 +312,34 @@ func (s *Server) forget(c connection) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
+}
+
+// enter counts a connection of a user.
+func (s *Server) enter(user string) error {
+	limit := s.opt.MaxConnectionsPerUser
+	if limit <= 0 || user == "" {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users[user] >= limit {
+		return &router.Error{Op: "connect", Class: router.Full, RetryAfter: 5 * time.Second,
+			Text: fmt.Sprintf("user %s has %d connections already, which is the limit (limits.connections_per_user)", user, limit)}
+	}
+	s.users[user]++
+	return nil
+}
+
+// exit undoes enter.
+func (s *Server) exit(user string) {
+	if s.opt.MaxConnectionsPerUser <= 0 || user == "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users[user]--; s.users[user] <= 0 {
+		delete(s.users, user)
+	}
 }
 
 // parting is the close code for a stream that ends from our side.
@@ -320,6 +380,7 @@ func (s *Server) Drain(ctx context.Context) error {
 		}
 		<-over
 	}
+	s.leases.closeAll() // no request is under way that would take another
 	s.kill(errDraining)
 	s.clock.Wait()
 	return err

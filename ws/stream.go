@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,15 +23,30 @@ type stream struct {
 	text     textCheck
 	failed   error // of the reader, for good
 
-	inText  atomic.Bool // answer in kind
-	readMs  atomic.Int64
-	checked bool // CredentialRequired
+	// Of a deflated message, the reader's.
+	packed    []byte    // what came of it
+	packedOp  byte      // text or binary
+	unpacking *inflater // it is whole, and being read
+	rest      []byte    // raw bytes that came behind it
+
+	inText   atomic.Bool // answer in kind
+	answered atomic.Bool // the server inside has written something: the peer has said what it should
+	silence  silence
+	checked  bool // CredentialRequired
 
 	write    sync.Mutex
-	pending  atomic.Pointer[[]byte] // a pong that waits for its turn
+	pending  atomic.Pointer[[]byte] // a control frame that waits for its turn
 	farewell atomic.Bool            // a close frame was sent
 	over     sync.Once
 	onClose  func()
+}
+
+func newStream(s *Server, socket net.Conn, a arrival) *stream {
+	st := &stream{Conn: socket, server: s, binary: a.p == protocolMQTT, checked: a.strict}
+	st.decoder.maxFrame, st.decoder.deflate = uint64(s.opt.MaxFrameBytes), a.deflate
+	st.silence.heard()
+	st.onClose = func() { s.forget(st) }
+	return st
 }
 
 const (
@@ -40,66 +56,152 @@ const (
 	farewellTimeout = 100 * time.Millisecond
 )
 
-// Read fills b with payload. It decodes in place: there is no buffer of its own.
+// Read fills b with payload. It decodes in place: there is no buffer of its own,
+// except for deflated messages.
 func (s *stream) Read(b []byte) (int, error) {
 	if s.failed != nil || len(b) == 0 {
 		return 0, s.failed
 	}
 	for {
-		n, err := s.Conn.Read(b)
-		if n > 0 {
-			s.readMs.Store(time.Now().UnixMilli())
-			got, bad := s.decode(b[:n])
-			if bad != nil {
-				s.failed = bad
-				if got == 0 {
-					return 0, bad
-				}
-			}
-			if got > 0 {
-				return got, nil
-			}
+		got, err := s.unpack(b)
+		if err == nil && got == 0 {
+			got, err = s.receive(b)
 		}
-		if err != nil {
+		switch {
+		case s.failed != nil && got == 0:
+			return 0, s.failed
+		case got > 0:
+			return got, nil // an error of the socket comes again
+		case err != nil:
 			return 0, err
 		}
 	}
 }
 
-// decode moves the payloads in b to its start.
+// receive reads from the socket, or what it read before, and decodes that.
+func (s *stream) receive(b []byte) (int, error) {
+	if len(s.rest) > 0 {
+		n := copy(b, s.rest)
+		if s.rest = s.rest[n:]; len(s.rest) == 0 {
+			s.rest = nil
+		}
+		return s.decode(b[:n])
+	}
+	s.silence.waiting()
+	n, err := s.Conn.Read(b)
+	if n == 0 {
+		return 0, err
+	}
+	s.silence.heard()
+	got, bad := s.decode(b[:n])
+	if bad != nil {
+		return got, bad
+	}
+	return got, err
+}
+
+// decode moves the payloads in b to its start. An error has been told to the peer.
 func (s *stream) decode(b []byte) (int, error) {
 	n, rest := 0, b
 	for len(rest) > 0 {
 		var p piece
 		var err error
 		if p, rest, err = s.decoder.next(rest); err == nil {
-			switch p.op {
-			case 0:
-			case opText, opBinary:
-				if err = s.data(p); err == nil {
+			switch {
+			case p.op == 0:
+			case p.op >= opClose:
+				err = s.controlFrame(p)
+			case p.packed:
+				err = s.collect(p)
+			default:
+				if err = s.data(p.op, p.payload, p.end); err == nil {
 					n += copy(b[n:], p.payload)
 				}
-			default:
-				err = s.controlFrame(p)
 			}
 		}
 		if err != nil {
-			return n, s.end(err)
+			s.failed = s.end(err)
+			return n, s.failed
+		}
+		if s.unpacking != nil {
+			s.rest = slices.Concat(rest, s.rest)
+			return n, nil
 		}
 	}
 	return n, nil
 }
 
-func (s *stream) data(p piece) error {
-	if p.op == opText {
+// collect keeps a part of a deflated message, within limits, and begins to
+// inflate it when it is whole.
+func (s *stream) collect(p piece) error {
+	limit := loginMessageBytes
+	if s.answered.Load() {
+		limit = maxPackedMessage
+	}
+	n := int64(len(p.payload))
+	switch {
+	case len(s.packed)+len(p.payload) > limit:
+		return refuse(closeTooBig, "a compressed message is over the limit of %d bytes", limit)
+	case s.server.packedBytes.Add(n) > maxPackedBytes:
+		s.server.packedBytes.Add(-n)
+		return errCrowded
+	}
+	s.packed, s.packedOp = append(s.packed, p.payload...), p.op
+	if p.end {
+		s.unpacking = newInflater(s.packed, s.server.opt.MaxFrameBytes)
+	}
+	return nil
+}
+
+// unpack reads from the deflated message that is whole, if there is one.
+func (s *stream) unpack(b []byte) (int, error) {
+	for s.unpacking != nil {
+		n, err := s.unpacking.Read(b)
+		over := err == io.EOF
+		if err == nil || over {
+			err = s.data(s.packedOp, b[:n], over)
+		}
+		if over || err != nil {
+			s.dropPacked()
+		}
+		if err != nil {
+			s.failed = s.end(err)
+			return 0, s.failed
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+	return 0, nil
+}
+
+// finish ends the stream when its reader has ended.
+func (s *stream) finish() {
+	_ = s.Close()
+	s.dropPacked()
+}
+
+// dropPacked forgets a deflated message.
+func (s *stream) dropPacked() {
+	if s.unpacking != nil {
+		s.unpacking.release()
+		s.unpacking = nil
+	}
+	s.server.packedBytes.Add(-int64(len(s.packed)))
+	s.packed = nil
+}
+
+// data notes the kind of what the peer sends, and checks text.
+func (s *stream) data(op byte, payload []byte, end bool) error {
+	if op == opText {
 		if s.binary {
 			return errNotBinary // [MQTT-6.0.0-1]
 		}
-		if !s.text.add(p.payload) || p.end && !s.text.whole() {
+		if !s.text.add(payload) || end && !s.text.whole() {
 			return errBadText // RFC 6455 section 8.1
 		}
 	}
-	if in := p.op == opText; in != s.inText.Load() {
+	if in := op == opText; in != s.inText.Load() {
 		s.inText.Store(in)
 	}
 	return nil
@@ -171,13 +273,18 @@ func (s *stream) Write(b []byte) (int, error) {
 	if s.inText.Load() && utf8.Valid(b) {
 		op = opText
 	}
+	payload := b
+	if s.decoder.deflate && len(b) >= deflateFrom {
+		op, payload = op|rsv1, appendDeflated(nil, b)
+	}
+	s.answered.Store(true)
 	var head [headMax]byte
 	s.write.Lock()
 	if s.farewell.Load() {
 		s.write.Unlock()
 		return 0, net.ErrClosed
 	}
-	bufs := net.Buffers{appendHead(head[:0], op, len(b)), b}
+	bufs := net.Buffers{appendHead(head[:0], op, len(payload)), payload}
 	_, err := bufs.WriteTo(s.Conn)
 	s.write.Unlock()
 	if err != nil {
@@ -229,16 +336,22 @@ func (s *stream) wrap() net.Conn {
 	return s
 }
 
-// tick pings a peer that is silent, so that proxies keep the connection; dead
-// peers are found by the protocol inside or by TCP.
+// tick pings a peer that is silent, so that proxies keep the connection, and gives
+// one up that does not answer, whatever the protocol inside would wait for.
 func (s *stream) tick(nowMs int64) {
-	if nowMs-s.readMs.Load() < s.server.opt.PingInterval.Milliseconds() {
-		return
+	ping, over := s.silence.look(nowMs, s.server.opt.PingInterval)
+	switch {
+	case over:
+		s.server.Stats.SilentClosed.Add(1)
+		s.server.clock.Go(func() {
+			s.bye(errSilent.code, errSilent.reason, farewellTimeout)
+			_ = s.Close()
+		})
+	case ping:
+		frame := []byte{0x80 | opPing, 0}
+		s.pending.Store(&frame)
+		s.server.clock.Go(s.flushPending)
 	}
-	s.readMs.Store(nowMs)
-	ping := []byte{0x80 | opPing, 0}
-	s.pending.Store(&ping)
-	s.server.clock.Go(s.flushPending)
 }
 
 // depart closes what the Drain of the server inside, which comes first, has left.

@@ -233,6 +233,13 @@ func FuzzStreamDecode(f *testing.F) {
 		open := false
 		for len(rest) > 0 || open {
 			n := min(len(rest), 16+r.IntN(200))
+			if !open && r.IntN(3) == 0 { // a deflated message, in two fragments
+				packed := string(appendDeflated(nil, []byte(rest[:n])))
+				cut := r.IntN(len(packed) + 1)
+				wire = append(append(wire, clientFrame(opBinary|rsv1, packed[:cut])...), clientFrame(0x80, packed[cut:])...)
+				rest = rest[n:]
+				continue
+			}
 			first := byte(opBinary)
 			if open {
 				first = opContinuation
@@ -246,8 +253,8 @@ func FuzzStreamDecode(f *testing.F) {
 				wire = append(wire, clientFrame(0x8a, "pong")...)
 			}
 		}
-		s := &stream{Conn: &chunks{b: wire, r: r}, server: &Server{}}
-		s.decoder.maxFrame = 1 << 20
+		s := &stream{Conn: &chunks{b: wire, r: r}, server: &Server{opt: Options{MaxFrameBytes: 1 << 20}}}
+		s.decoder.maxFrame, s.decoder.deflate = 1<<20, true
 		s.decoder.flood = rate.NewLimiter(rate.Inf, 0) // the clock must not decide
 		var got []byte
 		b := make([]byte, chunk)
@@ -263,6 +270,9 @@ func FuzzStreamDecode(f *testing.F) {
 		}
 		if !bytes.Equal(got, payload) {
 			t.Fatalf("%d bytes became %d", len(payload), len(got))
+		}
+		if n := s.server.packedBytes.Load(); n != 0 {
+			t.Fatalf("%d bytes are still counted", n)
 		}
 	})
 }

@@ -257,20 +257,28 @@ func (s *subscription) Stored(d *router.Delivery, w *outbox.Batch) bool {
 
 // put appends a message event; numbers are members of the one delivery.
 func (s *subscription) put(m *router.Message, w *outbox.Batch, numbers []byte) (end uint64, ok bool) {
-	tail := m.Encoded(tailKey(s.slash), tailBuild(s.slash))
-	n := len(s.prefix) + len(numbers) + len(tail)
+	tail, own := m.Encoded(tailKey(s.slash), tailBuild(s.slash)), len(s.prefix)+len(numbers)
+	op, n := byte(opText), own+len(tail)
+	packed := s.client.decoder.deflate && len(tail) >= deflateFrom
+	if packed {
+		tail = m.Encoded(packedKey(s.slash), packedBuild(s.slash))
+		op, n = opText|rsv1, storedHeadBytes+own+len(tail)
+	}
 	buf, ok := s.client.out.Begin(n + headMax)
 	if !ok {
 		return s.client.out.End(w, buf), false
 	}
-	buf = appendHead(buf, opText, n)
+	buf = appendHead(buf, op, n)
+	if packed {
+		buf = appendStoredHead(buf, own)
+	}
 	buf = append(buf, s.prefix...)
 	buf = append(buf, numbers...)
 	return s.client.out.EndShared(w, buf, tail), true
 }
 
 // tailKey and tailBuild are of the encoding of a message that subscribers with
-// the same style of destinations share.
+// the same style of destinations share; packedKey and packedBuild of the same deflated.
 func tailKey(slash bool) uint32 {
 	if slash {
 		return router.EncodingKey('W', 1)
@@ -283,6 +291,20 @@ func tailBuild(slash bool) func(*router.Message) []byte {
 		return slashTail
 	}
 	return dotTail
+}
+
+func packedKey(slash bool) uint32 {
+	if slash {
+		return router.EncodingKey('W', 3)
+	}
+	return router.EncodingKey('W', 2)
+}
+
+func packedBuild(slash bool) func(*router.Message) []byte {
+	if slash {
+		return packedSlashTail
+	}
+	return packedDotTail
 }
 
 func dotTail(m *router.Message) []byte   { return appendTail(nil, m, router.StyleDot) }

@@ -187,6 +187,13 @@ func (p *peer) read() map[string]any {
 	if err := json.Unmarshal(b, &m); err != nil || kind != websocket.TextMessage {
 		p.t.Fatalf("message %q of kind %d: %v", b, kind, err)
 	}
+	definition := "event"
+	if m["reply"] != nil {
+		definition = "reply"
+	}
+	if err := protocolSchema().check(definition, m); err != nil {
+		p.t.Errorf("the server said %s: %v", b, err)
+	}
 	return m
 }
 
@@ -230,6 +237,13 @@ func (p *peer) call(request string) map[string]any {
 	m := p.reply(request)
 	if m["ok"] != true {
 		p.t.Fatalf("%s: %v", request, m)
+	}
+	var r any
+	if err := json.Unmarshal([]byte(request), &r); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := protocolSchema().check("request", r); err != nil {
+		p.t.Errorf("the server took what the schema refuses: %s: %v", request, err)
 	}
 	return m
 }
