@@ -119,6 +119,9 @@ func (s *Session) BindQueue(ctx context.Context, f Filter, queue Address) error 
 	if queue.name == ScheduledQueue {
 		return &Error{Op: "subscribe", Class: Denied, Text: "queue " + ScheduledQueue + " takes only what the gateway puts there"}
 	}
+	if s.remote != nil {
+		return s.remote.bindQueue(ctx, f, queue)
+	}
 	r := s.router
 	b := &Binding{Filter: f, Box: MailboxID{KindQueueBox, queue.vhost, queue.name}, User: s.Principal.Name(), Since: time.Now()}
 	r.bindMu.Lock()
@@ -157,6 +160,7 @@ func (r *Router) addBinding(ctx context.Context, b *Binding) error {
 		return &Error{Op: "subscribe", Class: Unavailable, Text: "the store did not confirm the subscription", Err: err}
 	}
 	r.route(b, box)
+	r.announce(b.Filter)
 	return nil
 }
 
@@ -185,6 +189,7 @@ func (r *Router) dropRoute(ctx context.Context, b *Binding) error {
 	}
 	delete(r.bindings, b.key())
 	r.binds.remove(b.Filter, b)
+	r.retract(b.Filter)
 	return nil
 }
 

@@ -71,15 +71,12 @@ func (l *live) remove(s *Subscription) {
 
 // arrived hands a message of another node to the subscribers of one filter.
 func (l *live) arrived(g *liveGroup, m *Message, w *outbox.Batch) {
-	if m.Origin.Boot == l.router.boot {
-		return // our own, which the local path has delivered
-	}
 	l.mu.Lock()
 	subs := g.subs
 	l.mu.Unlock()
 	for _, s := range subs {
 		switch {
-		case !s.selects(m):
+		case !s.selects(m), s.noLocal && s.session.ID == m.Origin:
 		case s.share == nil && l.router.auth.Authorize(s.session.Principal, ActionRead, m.To) != nil:
 			l.router.Stats.Drop(DropDenied, 1)
 		case s.receiver.Live(m, w):

@@ -24,6 +24,7 @@ const NeverExpires = time.Duration(math.MaxInt64)
 type DurableSession struct {
 	router *Router
 	key    clientKey
+	remote *remoteDurable // on an edge: the leader has the rest
 
 	// The rest is under the lock of durables, but for box.
 	rec       sessionRecord
@@ -161,6 +162,9 @@ func (s *Session) Claim(ctx context.Context, o ClaimOptions) (x *DurableSession,
 	if s.client.id == "" {
 		return nil, false, nil
 	}
+	if s.remote != nil {
+		return s.remote.claim(ctx, o)
+	}
 	for {
 		x, wait, err := d.take(s, o.Expiry > 0)
 		if err != nil || x == nil && wait == nil {
@@ -262,6 +266,10 @@ func (x *DurableSession) State() []byte { return x.rec.State }
 
 // Save stores the front-end's state; the owner's saves are stored in the order of the calls.
 func (x *DurableSession) Save(state []byte, done Done) {
+	if x.remote != nil {
+		x.remote.save(state, done)
+		return
+	}
 	d := x.router.durables
 	d.mu.Lock()
 	x.rec.State = state
@@ -314,6 +322,9 @@ type LeaveOptions struct {
 
 // Leave gives the session up; its Session must be closed before. It waits for the store.
 func (x *DurableSession) Leave(ctx context.Context, o LeaveOptions) error {
+	if x.remote != nil {
+		return x.remote.leave(ctx, o)
+	}
 	d := x.router.durables
 	if o.Will && x.will != nil && (o.Expiry == 0 || x.rec.WillDelayMs == 0) {
 		x.publishWill(ctx)
@@ -333,6 +344,17 @@ func (x *DurableSession) Leave(ctx context.Context, o LeaveOptions) error {
 	x.release()
 	d.mu.Unlock()
 	return err
+}
+
+// leaveLost is Leave for a connection whose node is gone: all is as it was stored last.
+func (x *DurableSession) leaveLost(ctx context.Context) error {
+	x.router.durables.mu.Lock()
+	o := LeaveOptions{Expiry: NeverExpires, Will: true, State: x.rec.State}
+	if ms := x.rec.ExpiryMs; ms < NeverExpires.Milliseconds() {
+		o.Expiry = time.Duration(ms) * time.Millisecond
+	}
+	x.router.durables.mu.Unlock()
+	return x.Leave(ctx, o)
 }
 
 // publishWill publishes the will, once.
@@ -426,6 +448,9 @@ func (x *DurableSession) Bind(ctx context.Context, f Filter, noLocal bool) error
 	if err := r.auth.AuthorizeFilter(s.Principal, ActionRead, f); err != nil {
 		return err
 	}
+	if x.remote != nil {
+		return x.remote.bind(ctx, methodBind, f, noLocal)
+	}
 	b := &Binding{Filter: f, Box: x.boxID(), User: s.Principal.Name(), NoLocal: noLocal, Several: true, Since: time.Now()}
 	r.bindMu.Lock()
 	defer r.bindMu.Unlock()
@@ -438,6 +463,7 @@ func (x *DurableSession) Bind(ctx context.Context, f Filter, noLocal bool) error
 	}
 	if old != nil {
 		r.binds.remove(old.Filter, old)
+		r.retract(old.Filter)
 	}
 	x.boxMu.Lock()
 	x.box = b.mailbox
@@ -447,6 +473,9 @@ func (x *DurableSession) Bind(ctx context.Context, f Filter, noLocal bool) error
 
 // Unbind ends that. What is stored stays.
 func (x *DurableSession) Unbind(ctx context.Context, f Filter) error {
+	if x.remote != nil {
+		return x.remote.bind(ctx, methodRelease, f, false)
+	}
 	r := x.router
 	r.bindMu.Lock()
 	defer r.bindMu.Unlock()
@@ -460,6 +489,9 @@ func (x *DurableSession) Unbind(ctx context.Context, f Filter) error {
 // Receive opens the session's inbox to its owner, as a subscription to be started. It returns nil while there is no inbox,
 // which is before the first Bind.
 func (x *DurableSession) Receive(receiver Receiver, credit int) (*Subscription, error) {
+	if x.remote != nil {
+		return x.remote.receive(receiver, credit)
+	}
 	x.boxMu.Lock()
 	box := x.box
 	x.boxMu.Unlock()

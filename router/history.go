@@ -339,6 +339,7 @@ type Following struct {
 	session  *Session
 	receiver HistoryReceiver
 	h        *history
+	remote   *remoteFollowing // on an edge: the leader has the rest
 
 	// Under the history's lock.
 	next    uint64 // sequence from which on it has not been given anything
@@ -353,6 +354,9 @@ type Following struct {
 func (s *Session) Follow(ctx context.Context, topic Address, from HistoryStart, rc HistoryReceiver) (*Following, HistoryPosition, error) {
 	if err := s.router.auth.Authorize(s.Principal, ActionRead, topic); err != nil {
 		return nil, HistoryPosition{}, err
+	}
+	if s.remote != nil {
+		return s.follow(ctx, topic, from, rc)
 	}
 	h, err := s.router.histories.of(ctx, topic)
 	if err != nil {
@@ -416,6 +420,10 @@ func (f *Following) Start(w *outbox.Batch) { f.resume(w, true) }
 func (f *Following) Resume(w *outbox.Batch) { f.resume(w, false) }
 
 func (f *Following) resume(w *outbox.Batch, start bool) {
+	if f.remote != nil {
+		f.remote.resume(w)
+		return
+	}
 	f.h.mu.Lock()
 	defer f.h.mu.Unlock()
 	f.started = f.started || start
@@ -426,8 +434,16 @@ func (f *Following) resume(w *outbox.Batch, start bool) {
 // Close ends it.
 func (f *Following) Close() {
 	if f.session.forgetFollowing(f) {
-		f.h.leave(f)
+		f.leave()
 	}
+}
+
+func (f *Following) leave() {
+	if f.remote != nil {
+		f.remote.close()
+		return
+	}
+	f.h.leave(f)
 }
 
 func (h *history) leave(f *Following) {
@@ -563,6 +579,19 @@ func (h *history) readFailed(ctx context.Context, f *Following, err error) {
 	if ctx.Err() == nil && !f.closed {
 		h.pump(f, nil)
 	}
+}
+
+// follow is Follow on an edge.
+func (s *Session) follow(ctx context.Context, topic Address, from HistoryStart, rc HistoryReceiver) (*Following, HistoryPosition, error) {
+	f, p, err := s.remote.follow(ctx, topic, from, rc)
+	if err != nil {
+		return nil, p, err
+	}
+	if !s.rememberFollowing(f) {
+		f.remote.close()
+		return nil, HistoryPosition{}, &Error{Op: "subscribe", Class: Conflict, Text: "the connection is closing"}
+	}
+	return f, p, nil
 }
 
 func (s *Session) rememberFollowing(f *Following) bool {

@@ -62,7 +62,9 @@ type Delivery struct {
 	Count   int // deliveries so far, this one included
 
 	box    *Mailbox
-	sub    *Subscription // who holds it
+	sub    *Subscription       // who holds it
+	remote *remoteSubscription // on an edge: the leader has the rest
+	over   uint32              // and it was told how this ended
 	state  state
 	marked bool // delivered before, or it may have been
 	ahead  bool // disposed of without having been loaded

@@ -159,3 +159,11 @@ func (t *tree[V]) len() int {
 	defer t.mu.RUnlock()
 	return t.size
 }
+
+// clear removes all.
+func (t *tree[V]) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	defer t.generation.Add(1)
+	t.exact, t.wild, t.size = map[Filter][]V{}, map[string]*node[V]{}, 0
+}

@@ -269,9 +269,13 @@ func (b *Mailbox) saveAndWait(ctx context.Context, r record) error {
 	}
 }
 
+func temporaryAddress(s *Session, name string) (Address, error) {
+	return QueueAddress(s.Vhost, "temp."+s.ID.String()+"."+name)
+}
+
 // temporaryQueue makes a queue in memory for a session.
 func (r *Router) temporaryQueue(s *Session, name string) (Address, error) {
-	a, err := QueueAddress(s.Vhost, "temp."+s.ID.String()+"."+name)
+	a, err := temporaryAddress(s, name)
 	if err != nil {
 		return Address{}, err
 	}

@@ -2,8 +2,6 @@ package router
 
 import (
 	"context"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -27,17 +25,42 @@ func (s *Session) Present(ctx context.Context, topic Address) ([]Presence, error
 	return r.Present(ctx, topic)
 }
 
+// presentLive lists the live subscribers of this node.
+func (r *Router) presentLive(topic Address) []Presence {
+	seen := map[*Session]bool{}
+	var out []Presence
+	for _, sub := range r.subs.match(topic, nil) {
+		s := sub.session
+		if sub.share == nil && !seen[s] && r.auth.Authorize(s.Principal, ActionRead, topic) == nil {
+			seen[s] = true
+			out = append(out, s.presence())
+		}
+	}
+	return out
+}
+
+func (s *Session) presence() Presence {
+	return Presence{Session: s.ID, User: s.Principal.Name(), ClientID: s.client.id, Protocol: s.Protocol, Since: s.Since}
+}
+
 // Present is Session.Present for who acts for several sessions.
 func (r *Router) Present(ctx context.Context, topic Address) ([]Presence, error) {
 	if topic.kind != KindTopic {
 		return nil, &Error{Op: "presence", Class: Invalid, Text: "presence is for topics; " + topic.String() + " is none"}
 	}
-	seen := map[*Session]bool{}
-	for _, sub := range r.subs.match(topic, nil) {
-		if r.auth.Authorize(sub.session.Principal, ActionRead, topic) == nil {
-			seen[sub.session] = true
-		}
+	if r.edge != nil {
+		return r.edge.present(ctx, topic)
 	}
+	kept, err := r.presentKept(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	return mergePresence(r.presentLive(topic), kept), nil
+}
+
+// presentKept lists the sessions that receive a topic by what is kept for them: durable subscribers and followers.
+func (r *Router) presentKept(ctx context.Context, topic Address) ([]Presence, error) {
+	seen := map[*Session]bool{}
 	for _, b := range r.binds.match(topic, nil) {
 		if b.Box.Kind == KindInbox {
 			for _, sub := range b.mailbox.consumers() {
@@ -58,13 +81,16 @@ func (r *Router) Present(ctx context.Context, topic Address) ([]Presence, error)
 	}
 	out := make([]Presence, 0, len(seen))
 	for s := range seen {
-		out = append(out, Presence{Session: s.ID, User: s.Principal.Name(), ClientID: s.client.id, Protocol: s.Protocol, Since: s.Since})
+		out = append(out, s.presence())
 	}
-	slices.SortFunc(out, func(a, b Presence) int { return strings.Compare(a.Session.String(), b.Session.String()) })
 	return out, nil
 }
 
 // PresenceRevision changes whenever a live subscriber or follower came or went.
 func (r *Router) PresenceRevision() uint64 {
-	return r.subs.generation.Load() + r.binds.generation.Load() + r.histories.changed.Load()
+	n := r.subs.generation.Load() + r.binds.generation.Load() + r.histories.changed.Load()
+	if r.edge != nil {
+		n += r.edge.revision.Load()
+	}
+	return n
 }

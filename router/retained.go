@@ -235,6 +235,9 @@ func (s *Session) Retained(f Filter) ([]*Message, error) {
 	if err := s.router.auth.AuthorizeFilter(s.Principal, ActionRead, f); err != nil {
 		return nil, err
 	}
+	if s.remote != nil {
+		return s.remote.retained(f)
+	}
 	var out []*Message
 	now := time.Now().UnixMilli()
 	k := &s.router.retained
@@ -264,6 +267,9 @@ var errRetain = errors.New("the message could not be retained")
 
 // storeAll stores the copies of the route's mailboxes and, if it is to be retained, the topic's.
 func (s *Session) storeAll(to *route, m *Message, done Done) (bool, error) {
+	if e := s.router.edge; e != nil {
+		return e.store(s, to, m, done)
+	}
 	if !m.Has(FlagRetain) || m.To.kind != KindTopic {
 		if len(to.boxes) == 0 && to.history == nil {
 			return false, nil

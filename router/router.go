@@ -36,6 +36,8 @@ type Options struct {
 	History func(topic Address) (messages int, age time.Duration)
 	// MaxQueues bounds how many queues may exist, temporary ones included; 0: no limit.
 	MaxQueues int
+	// Edge, if set, makes the router an edge of a cluster: it needs no Store.
+	Edge *EdgeOptions
 	// MaxTransactionMessages and MaxTransactionBytes bound a transaction.
 	MaxTransactionMessages, MaxTransactionBytes int
 }
@@ -66,6 +68,8 @@ type Router struct {
 	retained  retained
 	durables  *durables
 	shares    *shares
+	edge      *edge                  // of an edge router
+	leader    atomic.Pointer[Leader] // of a router that leads a cluster
 
 	bindMu   sync.Mutex
 	bindings map[string]*Binding
@@ -100,6 +104,9 @@ func New(ctx context.Context, o Options) (*Router, error) {
 	}
 	r.boot = binary.LittleEndian.Uint64(b[:])
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if o.Edge != nil {
+		return r, r.startEdge(o.Edge)
+	}
 	if err := r.load(ctx); err != nil {
 		r.cancel()
 		r.group.Wait()
@@ -191,7 +198,38 @@ func (r *Router) Close(ctx context.Context) error {
 	}
 	r.cancel()
 	r.group.Wait()
+	if r.edge != nil {
+		r.edge.stop()
+		return nil
+	}
 	return r.saveAll(ctx)
+}
+
+// Abandon stops a router whose store belongs to another node now: nothing more is saved.
+func (r *Router) Abandon() {
+	r.stopMu.Lock()
+	r.stop = true
+	r.stopMu.Unlock()
+	for _, b := range r.mailboxes() {
+		b.abandon()
+	}
+	for _, s := range r.Sessions() {
+		s.Close()
+	}
+	r.cancel()
+	r.group.Wait()
+}
+
+// abandon has a mailbox store nothing more.
+func (b *Mailbox) abandon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	waiters := b.waiters
+	b.waiters = nil
+	for _, done := range waiters {
+		answer(done, Stored{}, errStopping("settle"))
+	}
 }
 
 // saveAll writes every mailbox's last record and waits for the store.
@@ -254,7 +292,15 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 	r.nextID++
 	s.ID = SessionID{Boot: r.boot, N: r.nextID}
 	var old *Session
-	if o.ClientID != "" {
+	if o.ID != (SessionID{}) {
+		s.ID, s.shadow = o.ID, true
+	}
+	if !o.Since.IsZero() {
+		s.Since = o.Since
+	}
+	if o.ClientID != "" && r.edge != nil {
+		s.client = clientKey{o.Vhost, o.ClientID}
+	} else if o.ClientID != "" {
 		key := clientKey{o.Vhost, o.ClientID}
 		if old = r.clients[key]; old != nil && old.Principal.Name() != o.Principal.Name() {
 			r.mu.Unlock()
@@ -265,6 +311,17 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 	}
 	r.sessions[s] = struct{}{}
 	r.mu.Unlock()
+	if r.edge != nil {
+		s.remote = newRemoteSession(r.edge, s)
+		if o.ClientID == "" {
+			return s, nil
+		}
+		if err := s.remote.claimClient(); err != nil {
+			s.Close()
+			return nil, err
+		}
+		return s, nil
+	}
 	if old != nil {
 		// The old connection closes before the new one may subscribe.
 		old.kick(ErrTakenOver)
@@ -308,11 +365,18 @@ func (r *Router) mailboxes() []*Mailbox {
 
 // generation changes whenever a cached route may be wrong.
 func (r *Router) generation() uint64 {
-	return r.subs.generation.Load() + r.binds.generation.Load() + r.removals.Load()
+	g := r.subs.generation.Load() + r.binds.generation.Load() + r.removals.Load()
+	if r.edge != nil {
+		g += r.edge.filters.generation.Load()
+	}
+	return g
 }
 
 // resolve finds who gets what is published to an address.
 func (r *Router) resolve(ctx context.Context, to Address, generation uint64) (*route, error) {
+	if r.edge != nil {
+		return r.edge.resolve(to, generation), nil
+	}
 	rt := &route{generation: generation}
 	if to.kind == KindQueue {
 		box, err := r.queue(ctx, to)

@@ -29,6 +29,8 @@ type Session struct {
 	kick   func(cause error)
 	n      atomic.Uint64
 	routes map[Address]*route
+	remote *remoteSession // on an edge
+	shadow bool           // it stands for a session of an edge, which stamps its messages
 
 	mu      sync.Mutex
 	subs    map[*Subscription]struct{}
@@ -48,6 +50,9 @@ type SessionOptions struct {
 	ClientID string
 	// Kick closes the client's connection; it must not block.
 	Kick func(cause error)
+	// ID and Since, if set, are those of the edge's session that this one stands for.
+	ID    SessionID
+	Since time.Time
 }
 
 // ErrTakenOver is the cause that Kick gets when the same client connected again.
@@ -63,6 +68,7 @@ type route struct {
 	boxes      []*Mailbox
 	bindings   []*Binding // of boxes, parallel; nil entries for a queue
 	history    *history
+	remote     bool // on an edge: the leader stores it
 }
 
 // Publish routes m, which must not change afterwards. If stored copies are due,
@@ -109,6 +115,9 @@ func (s *Session) mayPublish(m *Message) error {
 
 // stamp completes a message with what only the gateway says.
 func (s *Session) stamp(m *Message) {
+	if s.shadow {
+		return
+	}
 	m.ID = MessageID{Session: s.ID, N: s.n.Add(1)}
 	m.Origin = s.ID
 	if m.TimestampMs == 0 {
@@ -172,6 +181,8 @@ func (s *Session) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscript
 		exclusive: o.Exclusive && o.Filter.kind == KindQueue}
 	var err error
 	switch {
+	case s.remote != nil && (o.Filter.kind == KindQueue || o.Durable != ""):
+		err = s.remote.subscribe(ctx, sub, o)
 	case o.Filter.kind == KindQueue && o.Durable != "":
 		err = &Error{Op: "subscribe", Class: Invalid, Text: "a queue keeps its messages by itself: durable subscriptions are for topics"}
 	case o.Filter.kind == KindQueue:
@@ -189,9 +200,7 @@ func (s *Session) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscript
 		}
 	}
 	if !s.remember(sub) {
-		if sub.box != nil {
-			sub.box.detach(sub, nil)
-		}
+		sub.detach(nil)
 		return nil, &Error{Op: "subscribe", Class: Conflict, Text: "the connection is closing"}
 	}
 	return sub, nil
@@ -218,18 +227,28 @@ func (s *Session) forget(sub *Subscription) bool {
 // Unbind ends a durable subscription for good: its binding and what its inbox
 // holds are deleted. The session's own active one is closed first.
 func (s *Session) Unbind(ctx context.Context, durable string, w *outbox.Batch) error {
+	if s.remote != nil {
+		return s.remote.unbind(ctx, durable, w)
+	}
 	return s.router.unbind(ctx, s, durable, w)
 }
 
 // TemporaryQueue makes a queue that lives in memory as long as the session and
 // from which only the session consumes. Its name is the session's own.
 func (s *Session) TemporaryQueue(name string) (Address, error) {
+	if s.remote != nil {
+		return s.remote.temporaryQueue(name)
+	}
 	return s.router.temporaryQueue(s, name)
 }
 
 // Flush has done called when all that the session's subscriptions have settled so
 // far is stored.
 func (s *Session) Flush(w *outbox.Batch, done Done) {
+	if s.remote != nil {
+		s.remote.flush(done)
+		return
+	}
 	s.mu.Lock()
 	boxes := map[*Mailbox]struct{}{}
 	for sub := range s.subs {
@@ -266,14 +285,17 @@ func (s *Session) Close() {
 	s.mu.Unlock()
 	var w outbox.Batch
 	for sub := range subs {
-		if sub.box != nil {
-			sub.box.detach(sub, &w)
+		if sub.Stores() {
+			sub.detach(&w)
 		} else {
 			s.router.removeLive(sub)
 		}
 	}
 	for f := range follows {
-		f.h.leave(f)
+		f.leave()
+	}
+	if s.remote != nil {
+		s.remote.close()
 	}
 	for _, b := range temps {
 		s.router.dropTemporary(b)

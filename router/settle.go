@@ -13,7 +13,7 @@ func (d *Delivery) settle(w *outbox.Batch, change func(b *Mailbox, s *Subscripti
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if d.state != stateHeld || b.closed {
-		return &Error{Op: "settle", Class: NotFound, Text: "the message is not, or no longer, held by this subscription"}
+		return errNotHeld()
 	}
 	s := d.sub
 	change(b, s)
@@ -25,6 +25,9 @@ func (d *Delivery) settle(w *outbox.Batch, change func(b *Mailbox, s *Subscripti
 // Ack settles a message: it is done. If done is not nil it hears when that is
 // stored; otherwise the store learns it within a moment.
 func (d *Delivery) Ack(w *outbox.Batch, done Done) error {
+	if d.remote != nil {
+		return d.remote.settle(d, settleAck, 0, "", done)
+	}
 	return d.settle(w, func(b *Mailbox, _ *Subscription) {
 		b.settled(d)
 		b.router.Stats.Settled.Add(1)
@@ -34,6 +37,9 @@ func (d *Delivery) Ack(w *outbox.Batch, done Done) error {
 
 // AckUpTo settles d and all that the same subscription was given before it.
 func (d *Delivery) AckUpTo(w *outbox.Batch, done Done) error {
+	if d.remote != nil {
+		return d.remote.settle(d, settleAckUpTo, 0, "", done)
+	}
 	return d.settle(w, func(b *Mailbox, s *Subscription) {
 		for x := s.held.head; ; x = s.held.head {
 			b.settled(x)
@@ -49,6 +55,9 @@ func (d *Delivery) AckUpTo(w *outbox.Batch, done Done) error {
 // Nack gives a message back, to be delivered again after a delay: if negative,
 // after the policy's. Beyond the policy's deliveries it becomes a dead letter.
 func (d *Delivery) Nack(delay time.Duration, cause string, w *outbox.Batch, done Done) error {
+	if d.remote != nil {
+		return d.remote.settle(d, settleNack, delay, cause, done)
+	}
 	return d.settle(w, func(b *Mailbox, _ *Subscription) {
 		if delay < 0 {
 			delay = b.policy.delay(d.Count)
@@ -74,6 +83,9 @@ func (p *Policy) delay(deliveries int) time.Duration {
 // Reject makes a message a dead letter at once, or drops it if the policy has no
 // dead-letter queue.
 func (d *Delivery) Reject(cause string, w *outbox.Batch, done Done) error {
+	if d.remote != nil {
+		return d.remote.settle(d, settleReject, 0, cause, done)
+	}
 	return d.settle(w, func(b *Mailbox, _ *Subscription) {
 		b.ledger.release(d)
 		if b.policy.DeadLetter == "" || done == nil {
@@ -89,6 +101,9 @@ func (d *Delivery) Reject(cause string, w *outbox.Batch, done Done) error {
 // Undeliver gives back a message that never left the gateway: it counts as not
 // delivered.
 func (d *Delivery) Undeliver(w *outbox.Batch) error {
+	if d.remote != nil {
+		return d.remote.settle(d, settleUndeliver, 0, "", nil)
+	}
 	return d.settle(w, func(b *Mailbox, _ *Subscription) { b.ledger.undeliver(d) })
 }
 

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
@@ -41,6 +42,11 @@ func (s *Session) SubscribeShared(group string, o SubscribeOptions) (*Subscripti
 		return nil, err
 	}
 	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, group: group, credit: 1}
+	if s.remote != nil {
+		if err := s.remote.subscribe(context.Background(), sub, o); err != nil {
+			return nil, err
+		}
+	}
 	if !s.remember(sub) {
 		return nil, &Error{Op: "subscribe", Class: Conflict, Text: "the connection is closing"}
 	}
@@ -104,6 +110,10 @@ func (g *share) Stored(*Delivery, *outbox.Batch) bool { return false }
 
 // addLive begins to route live messages to a subscription, by its group if it has one.
 func (r *Router) addLive(s *Subscription) {
+	if s.remote != nil {
+		s.remote.start(nil)
+		return
+	}
 	if s.group != "" {
 		r.shares.add(s)
 		return
@@ -113,6 +123,10 @@ func (r *Router) addLive(s *Subscription) {
 
 // removeLive ends that.
 func (r *Router) removeLive(s *Subscription) {
+	if s.remote != nil {
+		s.remote.close()
+		return
+	}
 	if s.group != "" {
 		r.shares.remove(s)
 		return

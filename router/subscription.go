@@ -23,9 +23,10 @@ type Subscription struct {
 	session   *Session
 	receiver  Receiver
 	filter    Filter
-	box       *Mailbox // nil: live
-	share     *share   // which this stands for
-	group     string   // of whose share this is a member
+	box       *Mailbox            // nil: live, or the leader's
+	remote    *remoteSubscription // to what the leader keeps
+	share     *share              // which this stands for
+	group     string              // of whose share this is a member
 	noLocal   bool
 	started   bool // of a live one, under the session's lock
 	selector  *selector.Selector
@@ -70,7 +71,11 @@ func (s *Subscription) wants() bool {
 // Start lets deliveries begin. Between Subscribe and Start a front-end confirms
 // the subscription to its client.
 func (s *Subscription) Start(w *outbox.Batch) {
-	if s.box != nil {
+	switch {
+	case s.remote != nil:
+		s.remote.start(w)
+		return
+	case s.box != nil:
 		s.box.resume(s, w)
 		return
 	}
@@ -85,13 +90,20 @@ func (s *Subscription) Start(w *outbox.Batch) {
 
 // Resume lets deliveries go on after the receiver had no room.
 func (s *Subscription) Resume(w *outbox.Batch) {
-	if s.box != nil {
+	switch {
+	case s.remote != nil:
+		s.remote.resume(w)
+	case s.box != nil:
 		s.box.resume(s, w)
 	}
 }
 
 // SetCredit changes the credit.
 func (s *Subscription) SetCredit(n int, w *outbox.Batch) {
+	if s.remote != nil {
+		s.remote.setCredit(n)
+		return
+	}
 	if s.box == nil {
 		return
 	}
@@ -106,7 +118,7 @@ func (s *Subscription) SetCredit(n int, w *outbox.Batch) {
 func (s *Subscription) Filter() Filter { return s.filter }
 
 // Stores reports whether deliveries must be settled.
-func (s *Subscription) Stores() bool { return s.box != nil }
+func (s *Subscription) Stores() bool { return s.box != nil || s.remote != nil && s.group == "" }
 
 // Close ends the subscription. What it held goes back to its mailbox. A durable
 // subscription's inbox stays.
@@ -114,9 +126,19 @@ func (s *Subscription) Close(w *outbox.Batch) {
 	if !s.session.forget(s) {
 		return
 	}
-	if s.box != nil {
-		s.box.detach(s, w)
+	if s.Stores() {
+		s.detach(w)
 		return
 	}
 	s.session.router.removeLive(s)
+}
+
+// detach ends what a mailbox gives.
+func (s *Subscription) detach(w *outbox.Batch) {
+	switch {
+	case s.remote != nil:
+		s.remote.close()
+	case s.box != nil:
+		s.box.detach(s, w)
+	}
 }

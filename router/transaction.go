@@ -22,6 +22,9 @@ import (
 // Done hears the end, when the settlements are stored too, in any case but that
 // of an error returned here.
 func (s *Session) Commit(ctx context.Context, ms []*Message, settle []*Delivery, w *outbox.Batch, done Done) error {
+	if e := s.router.edge; e != nil {
+		return e.commit(s, ms, settle, done)
+	}
 	t, err := s.prepare(ctx, ms)
 	if err != nil {
 		s.router.Stats.Refused.Add(1)

@@ -35,6 +35,9 @@ func (s *Session) PublishWill(ctx context.Context, w *Will) error {
 		s.router.Stats.Refused.Add(1)
 		return err
 	}
+	if s.remote != nil {
+		return s.remote.publishWill(ctx, w)
+	}
 	return s.router.publishFor(ctx, s.Principal, s.Vhost, w.due())
 }
 

@@ -1,0 +1,632 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// wires is a Transport and Carrier in memory, with faults.
+type wires struct {
+	mu        sync.Mutex
+	receivers map[string]chan []byte
+	cut       map[string]bool // addresses that get nothing and, by prefix of their sends, send nothing
+	interests map[*wireInterest]struct{}
+	group     sync.WaitGroup
+}
+
+type wireInterest struct {
+	owner  *wireCarrier
+	filter Filter
+	arrive func(*Message, *outbox.Batch)
+}
+
+func newWires() *wires {
+	return &wires{receivers: map[string]chan []byte{}, cut: map[string]bool{}, interests: map[*wireInterest]struct{}{}}
+}
+
+// port is one node's end.
+type port struct {
+	w    *wires
+	node string
+}
+
+func (p port) Send(to string, b []byte) error {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	if c := p.w.receivers[to]; c != nil && !p.w.cut[p.node] && !p.w.cut[to] {
+		c <- b
+	}
+	return nil
+}
+
+func (p port) Listen(address string, receive func([]byte)) (func(), error) {
+	c := make(chan []byte, 1<<16)
+	p.w.mu.Lock()
+	p.w.receivers[address] = c
+	p.w.mu.Unlock()
+	p.w.group.Go(func() {
+		for b := range c {
+			receive(b)
+		}
+	})
+	return func() {
+		p.w.mu.Lock()
+		defer p.w.mu.Unlock()
+		delete(p.w.receivers, address)
+		close(c)
+	}, nil
+}
+
+func (w *wires) setCut(name string, cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut[name] = cut
+}
+
+type wireCarrier struct{ w *wires }
+
+func (c *wireCarrier) Carry(m *Message) {
+	b := m.AppendEnvelope(nil)
+	c.w.mu.Lock()
+	var all []*wireInterest
+	for i := range c.w.interests {
+		if i.owner != c && i.filter.Matches(m.To) {
+			all = append(all, i)
+		}
+	}
+	c.w.mu.Unlock()
+	for _, i := range all {
+		if m, err := ParseEnvelope(b); err == nil {
+			i.arrive(m, nil)
+		}
+	}
+}
+
+func (c *wireCarrier) Interest(f Filter, arrive func(*Message, *outbox.Batch)) (func(), error) {
+	i := &wireInterest{c, f, arrive}
+	c.w.mu.Lock()
+	c.w.interests[i] = struct{}{}
+	c.w.mu.Unlock()
+	return func() {
+		c.w.mu.Lock()
+		delete(c.w.interests, i)
+		c.w.mu.Unlock()
+	}, nil
+}
+
+// testCluster is a leader on a memory store and edges, in one process.
+type testCluster struct {
+	t     *testing.T
+	wires *wires
+	core  *harness
+	valid atomic.Bool
+	terms int
+	edges []*harness
+}
+
+func startCluster(t *testing.T, nodes int, change func(*Options)) *testCluster {
+	t.Helper()
+	c := &testCluster{t: t, wires: newWires()}
+	t.Cleanup(c.wires.group.Wait)
+	c.core = start(t, func(o *Options) {
+		o.Carrier = &wireCarrier{c.wires}
+		if change != nil {
+			change(o)
+		}
+	})
+	for i := range nodes {
+		e := &harness{t: t}
+		e.opt = Options{Authorize: c.core.opt.Authorize, Log: quiet(), Carrier: &wireCarrier{c.wires}, History: c.core.opt.History,
+			Edge: &EdgeOptions{Transport: port{c.wires, fmt.Sprintf("n%d", i)}, Node: fmt.Sprintf("n%d", i), Hold: 500 * time.Millisecond}}
+		e.open()
+		t.Cleanup(e.stop)
+		c.edges = append(c.edges, e)
+	}
+	c.lead()
+	return c
+}
+
+// lead has the core serve the edges.
+func (c *testCluster) lead() {
+	c.t.Helper()
+	c.terms++
+	c.valid.Store(true)
+	address := fmt.Sprintf("core.%d", c.terms)
+	_, err := c.core.Lead(LeaderOptions{Transport: port{c.wires, "core"}, Address: address, Valid: c.valid.Load,
+		Principal: func(user, clientID string) (*Principal, error) {
+			return NewPrincipal(user, clientID, user == "anyone", nil), nil
+		},
+		Answer: func(_ context.Context, q []byte) ([]byte, error) { return append([]byte("re: "), q...), nil },
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, e := range c.edges {
+		e.FollowLeader(address)
+	}
+	for _, e := range c.edges {
+		c.waitLinked(e, true)
+	}
+}
+
+func (c *testCluster) waitLinked(e *harness, want bool) {
+	c.t.Helper()
+	eventually(c.t, func() error {
+		if e.Linked() != want {
+			return fmt.Errorf("linked is %v", !want)
+		}
+		return nil
+	})
+}
+
+// crash has the leader vanish with all that is in memory only.
+func (c *testCluster) crash() {
+	c.valid.Store(false)
+	c.core.Abandon()
+	c.core.Router = nil
+	for _, e := range c.edges {
+		e.FollowLeader("")
+	}
+}
+
+// succeed starts a leader on what is stored.
+func (c *testCluster) succeed() { c.core.open(); c.lead() }
+
+func TestClusterQueueIsSharedByAllNodes(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	a, b := c.edges[0].session(), c.edges[1].session()
+	_, in := consume(t, b, "/queue/q", 2)
+	for i := range 4 {
+		mustPublish(t, a, "/queue/q", fmt.Sprint(i))
+	}
+	ds := in.wait(t, "0", "1") // as many as the credit allows
+	ack(t, ds[0])
+	in.wait(t, "0", "1", "2")
+	if err := ds[0].Ack(nil, nil); ClassOf(err) != NotFound {
+		t.Errorf("acknowledged twice: %v", err)
+	}
+	if err := ds[1].Nack(0, "no", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	ds = in.wait(t, "0", "1", "2", "1")
+	if d := ds[3]; d.Count != 2 || !d.Redelivered() {
+		t.Errorf("count %d, redelivered %v", d.Count, d.Redelivered())
+	}
+	if err := ds[3].AckUpTo(nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	in.wait(t, "0", "1", "2", "1", "3")
+	b.Close() // what it held is given to another
+	_, other := consume(t, a, "/queue/q", 10)
+	if d := other.wait(t, "3")[0]; !d.Redelivered() {
+		t.Error("not marked")
+	}
+}
+
+func TestClusterConsumerThatIsFullGetsTheRestLater(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	s := c.edges[0].session()
+	sub, in := consume(t, s, "/queue/q", 10)
+	in.setRefuse(true)
+	for i := range 3 {
+		mustPublish(t, s, "/queue/q", fmt.Sprint(i))
+	}
+	c.core.waitDepth("/queue/q", 3)
+	in.setRefuse(false)
+	eventually(t, func() error {
+		sub.Resume(nil)
+		if n := len(in.bodies()); n != 3 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	in.wait(t, "0", "1", "2")
+	in.setRefuse(true)
+	mustPublish(t, s, "/queue/q", "3")
+	eventually(t, func() error {
+		if info, err := c.core.QueueInfo(anyone, dest(t, "/queue/q")); err != nil || info.Unacked != 4 {
+			return fmt.Errorf("%+v %v", info, err)
+		}
+		return nil
+	})
+	sub.Close(nil)
+	_, again := consume(t, s, "/queue/q", 10)
+	ds := again.wait(t, "0", "1", "2", "3")
+	if ds[0].Count != 2 || ds[3].Redelivered() || ds[3].Count != 1 {
+		t.Errorf("what the client never saw counts as delivered: %d %d", ds[0].Count, ds[3].Count)
+	}
+}
+
+func TestClusterTopicReachesLiveSubscribersOnce(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	var ins []*inbox
+	for _, e := range c.edges {
+		for range 2 {
+			_, in := consume(t, e.session(), "/topic/a.*", 1)
+			ins = append(ins, in)
+		}
+	}
+	mustPublish(t, c.edges[1].session(), "/topic/a.b", "x")
+	for _, in := range ins {
+		in.wait(t, "x")
+	}
+}
+
+// What is confirmed anywhere after a durable SUBSCRIBE was confirmed anywhere is stored.
+func TestClusterSubscribeIsABarrier(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	pub := c.edges[0].session()
+	for i := range 1000 {
+		s := c.edges[1].session()
+		topic, name := fmt.Sprintf("/topic/t.%d", i), fmt.Sprintf("d%d", i)
+		o := SubscribeOptions{Filter: filter(t, topic), Durable: name, Credit: 1, Receiver: &inbox{}}
+		if _, err := s.Subscribe(context.Background(), o); err != nil {
+			t.Fatal(err)
+		}
+		m := &Message{To: dest(t, topic), Body: []byte("x"), Flags: FlagPersistent}
+		if err := publish(t, pub, m); err != nil {
+			t.Fatal(err)
+		}
+		c.core.mu.Lock()
+		box := c.core.boxes[MailboxID{KindInbox, DefaultVhost, name}].box
+		c.core.mu.Unlock()
+		if n := box.info().Depth; n != 1 {
+			t.Fatalf("round %d: %d copies stored", i, n)
+		}
+		if err := s.Unbind(context.Background(), name, nil); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+	}
+	if n := c.edges[0].edge.filters.len(); n != 0 {
+		eventually(t, func() error {
+			if n := c.edges[0].edge.filters.len(); n != 0 {
+				return fmt.Errorf("%d filters are left", n)
+			}
+			return nil
+		})
+	}
+}
+
+func TestClusterDurableSessionMovesBetweenNodes(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	kicked := make(chan error, 1)
+	s, err := c.edges[0].Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: func(cause error) { kicked <- cause }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, present := claim(t, s, ClaimOptions{Expiry: time.Hour})
+	if present || x == nil {
+		t.Fatal("a new session is present")
+	}
+	if err := x.Bind(context.Background(), mqttFilter(t, "a/#"), false); err != nil {
+		t.Fatal(err)
+	}
+	in := &inbox{}
+	sub, err := x.Receive(in, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub.Start(nil)
+	p := c.edges[1].session()
+	for i := range 3 {
+		mustPublish(t, p, "/topic/a/b", fmt.Sprint(i))
+	}
+	ack(t, in.wait(t, "0")[0])
+	in.wait(t, "0", "1")
+	go func() { // as a front-end does when it is kicked
+		if cause := <-kicked; !errors.Is(cause, ErrTakenOver) {
+			t.Errorf("kicked for %v", cause)
+		}
+		s.Close()
+		if err := x.Leave(context.Background(), LeaveOptions{Expiry: time.Hour, State: []byte("s1")}); err != nil {
+			t.Error(err)
+		}
+	}()
+	s2, err := c.edges[1].Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: func(error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, present := claim(t, s2, ClaimOptions{Expiry: time.Hour})
+	if !present || string(y.State()) != "s1" {
+		t.Fatalf("present %v, state %q", present, y.State())
+	}
+	in2 := &inbox{}
+	sub, err = y.Receive(in2, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub.Start(nil)
+	ds := in2.wait(t, "1", "2")
+	if !ds[0].Redelivered() || ds[1].Redelivered() {
+		t.Error("the marks are wrong")
+	}
+	saved := make(chan error, 1)
+	y.Save([]byte("s2"), func(_ Stored, err error, _ *outbox.Batch) { saved <- err })
+	if err := <-saved; err != nil {
+		t.Fatal(err)
+	}
+	if err := y.Unbind(context.Background(), mqttFilter(t, "a/#")); err != nil {
+		t.Fatal(err)
+	}
+	s2.Close()
+	if err := y.Leave(context.Background(), LeaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if all, _ := c.core.DurableSessions(); all != 0 {
+		t.Errorf("%d sessions are left", all)
+	}
+}
+
+// A node that dies: what its sessions held goes back, their wills are published, and their clients may come elsewhere.
+func TestClusterNodeLoss(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	s, err := c.edges[0].Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: func(error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	will := &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("gone"), Priority: DefaultPriority}}
+	if x, _ := claim(t, s, ClaimOptions{Expiry: time.Hour, Will: will}); x == nil {
+		t.Fatal("no session")
+	}
+	clean, err := c.edges[0].Connect(SessionOptions{Principal: anyone, ClientID: "clean", Kick: func(error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	will2 := &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("clean gone"), Priority: DefaultPriority}}
+	claim(t, clean, ClaimOptions{Clean: true, Will: will2})
+	other := c.edges[1].session()
+	_, held := consume(t, c.edges[0].session(), "/queue/q", 1)
+	mustPublish(t, other, "/queue/q", "x")
+	held.wait(t, "x")
+	c.wires.setCut("n0", true)
+	_, in := consume(t, other, "/queue/q", 1)
+	if d := in.wait(t, "x")[0]; !d.Redelivered() {
+		t.Error("not marked")
+	}
+	if c.edges[0].Linked() {
+		t.Error("the lost node took part still when others got what it held")
+	}
+	_, wills := consume(t, other, "/queue/wills", 10)
+	eventually(t, func() error {
+		if n := len(wills.bodies()); n != 2 {
+			return fmt.Errorf("%v", wills.bodies())
+		}
+		return nil
+	})
+	m := &Message{To: dest(t, "/queue/q"), Body: []byte("refused"), Flags: FlagPersistent}
+	if err := publish(t, c.edges[0].session(), m); ClassOf(err) != Unavailable {
+		t.Errorf("cut off, it says %v", err)
+	}
+	c.wires.setCut("n0", false)
+	c.waitLinked(c.edges[0], true)
+	mustPublish(t, c.edges[0].session(), "/queue/q2", "again")
+}
+
+// A leader that dies: a publisher that waits hears from the next one, consumers are told to come again, and a delivery of
+// the old one settles nothing.
+func TestClusterLeaderLoss(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	kicked := make(chan error, 1)
+	s, err := c.edges[0].Connect(SessionOptions{Principal: anyone, Kick: func(cause error) { kicked <- cause }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, in := consume(t, s, "/queue/q", 1)
+	p, err := c.edges[1].Connect(SessionOptions{Principal: anyone, ClientID: "pub", Kick: func(error) { t.Error("a mere publisher was kicked") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPublish(t, p, "/queue/q", "0")
+	in.wait(t, "0")
+	c.crash()
+	if cause := <-kicked; !errors.Is(cause, ErrMoved) {
+		t.Errorf("kicked for %v", cause)
+	}
+	answers := make(chan error, 10)
+	for i := 1; i <= 5; i++ {
+		m := &Message{To: dest(t, "/queue/q"), Body: []byte(fmt.Sprint(i)), Flags: FlagPersistent}
+		if _, err := p.Publish(context.Background(), m, nil, func(_ Stored, err error, _ *outbox.Batch) { answers <- err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+	c.succeed()
+	for range 5 {
+		if err := <-answers; err != nil {
+			t.Errorf("not held until there was a leader: %v", err)
+		}
+	}
+	_, in = consume(t, c.edges[0].session(), "/queue/q", 10)
+	ds := in.wait(t, "0", "1", "2", "3", "4", "5")
+	if !ds[0].Redelivered() {
+		t.Error("not marked")
+	}
+	s2, err := c.edges[0].Connect(SessionOptions{Principal: NewPrincipal("other", "", false, nil), ClientID: "pub", Kick: func(error) {}})
+	if ClassOf(err) != Conflict {
+		t.Errorf("the new leader does not know who is connected: %v %v", s2, err)
+	}
+}
+
+// A leader whose lease has ended says nothing more: neither confirmations nor deliveries.
+func TestClusterLeaderWithoutLeaseIsSilent(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	s := c.edges[0].session()
+	_, in := consume(t, s, "/queue/q", 10)
+	mustPublish(t, s, "/queue/q", "0")
+	in.wait(t, "0")
+	c.valid.Store(false)
+	m := &Message{To: dest(t, "/queue/q"), Body: []byte("1"), Flags: FlagPersistent}
+	if err := publish(t, s, m); ClassOf(err) != Unavailable {
+		t.Errorf("it confirmed: %v", err)
+	}
+	if got := in.bodies(); len(got) != 1 {
+		t.Errorf("it delivered %v", got)
+	}
+}
+
+func TestClusterTransaction(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	s := c.edges[0].session()
+	_, in := consume(t, s, "/queue/in", 1)
+	_, live := consume(t, s, "/topic/t", 1)
+	_, far := consume(t, c.edges[1].session(), "/topic/t", 1)
+	mustPublish(t, s, "/queue/in", "job")
+	d := in.wait(t, "job")[0]
+	answer := make(chan error, 1)
+	ms := []*Message{{To: dest(t, "/queue/a"), Body: []byte("1")}, {To: dest(t, "/queue/b"), Body: []byte("2")}, {To: dest(t, "/topic/t"), Body: []byte("3")}}
+	if err := s.Commit(context.Background(), ms, []*Delivery{d}, nil, func(_ Stored, err error, _ *outbox.Batch) { answer <- err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answer; err != nil {
+		t.Fatal(err)
+	}
+	for q, want := range map[string]int{"/queue/a": 1, "/queue/b": 1, "/queue/in": 0} {
+		if got := c.core.depth(q); got != want {
+			t.Errorf("%s has %d, want %d", q, got, want)
+		}
+	}
+	live.wait(t, "3")
+	far.wait(t, "3")
+}
+
+func TestClusterRetainedSharedTemporaryAndQuestions(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	a, b := c.edges[0].session(), c.edges[1].session()
+	if err := publish(t, a, &Message{To: dest(t, "/topic/r/1"), Body: []byte("kept"), Flags: FlagRetain}); err != nil {
+		t.Fatal(err)
+	}
+	ms, err := b.Retained(mqttFilter(t, "r/+"))
+	if err != nil || len(ms) != 1 || string(ms[0].Body) != "kept" {
+		t.Fatalf("retained: %v %v", ms, err)
+	}
+	var members []*inbox
+	for _, s := range []*Session{a, b} {
+		in := &inbox{}
+		sub, err := s.SubscribeShared("g", SubscribeOptions{Filter: mqttFilter(t, "s/+"), Receiver: in})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub.Start(nil)
+		members = append(members, in)
+	}
+	for i := range 10 {
+		mustPublish(t, a, "/topic/s/1", fmt.Sprint(i))
+	}
+	eventually(t, func() error {
+		if n, m := len(members[0].bodies()), len(members[1].bodies()); n != 5 || m != 5 {
+			return fmt.Errorf("%d and %d of 10", n, m)
+		}
+		return nil
+	})
+	reply, err := a.TemporaryQueue("answers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &inbox{}
+	sub, err := a.Subscribe(context.Background(), SubscribeOptions{Filter: FilterOf(reply), Receiver: in, Credit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub.Start(nil)
+	if err := publish(t, b, &Message{To: reply, Body: []byte("answer")}); err != nil {
+		t.Fatal(err)
+	}
+	in.wait(t, "answer")
+	if _, err := b.Subscribe(context.Background(), SubscribeOptions{Filter: FilterOf(reply), Receiver: in, Credit: 1}); ClassOf(err) != Denied {
+		t.Errorf("another took from it: %v", err)
+	}
+	if got, err := c.edges[0].Ask(context.Background(), []byte("q")); err != nil || string(got) != "re: q" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// followed keeps what a history gives.
+type followed struct {
+	mu   sync.Mutex
+	got  []string
+	full bool
+}
+
+func (f *followed) Kept(m *Message, _ uint64, _ *outbox.Batch) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.full {
+		return false
+	}
+	f.got = append(f.got, string(m.Body))
+	return true
+}
+
+func (f *followed) Missed(uint64, *outbox.Batch) {}
+
+func (f *followed) bodies() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.got...)
+}
+
+func TestClusterHistoryAndPresence(t *testing.T) {
+	c := startCluster(t, 2, func(o *Options) { o.History = func(Address) (int, time.Duration) { return 5000, 0 } })
+	a, b := c.edges[0].session(), c.edges[1].session()
+	n := 3 * followWindow
+	for i := range n {
+		mustPublish(t, a, "/topic/room", fmt.Sprint(i))
+	}
+	rc := &followed{full: true}
+	f, p, err := b.Follow(context.Background(), dest(t, "/topic/room"), HistoryStart{Last: n}, rc)
+	if err != nil || p.Epoch == 0 || p.First == 0 {
+		t.Fatalf("%+v %v", p, err)
+	}
+	f.Start(nil)
+	rc.mu.Lock()
+	rc.full = false
+	rc.mu.Unlock()
+	f.Resume(nil)
+	mustPublish(t, a, "/topic/room", "live")
+	eventually(t, func() error {
+		if got := rc.bodies(); len(got) != n+1 || got[0] != "0" || got[n] != "live" {
+			return fmt.Errorf("%d messages", len(got))
+		}
+		return nil
+	})
+	consume(t, a, "/topic/*", 1)
+	people, err := a.Present(context.Background(), dest(t, "/topic/room"))
+	if err != nil || len(people) != 2 {
+		t.Fatalf("present: %v %v", people, err)
+	}
+	people, err = b.Present(context.Background(), dest(t, "/topic/room"))
+	if err != nil || len(people) != 2 {
+		t.Fatalf("present: %v %v", people, err)
+	}
+	before := b.router.PresenceRevision()
+	a.Close()
+	eventually(t, func() error {
+		if b.router.PresenceRevision() == before {
+			return errors.New("the other node does not notice that someone left")
+		}
+		return nil
+	})
+	f.Close()
+}
+
+// A chunk that is lost on the way ends the link; the next one begins afresh.
+func TestClusterLinkNoticesLoss(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	s := c.edges[0].session()
+	mustPublish(t, s, "/queue/q", "0")
+	c.wires.setCut("n0", true)
+	_, _ = s.Publish(context.Background(), &Message{To: dest(t, "/queue/q"), Body: []byte("1"), Flags: FlagPersistent}, nil, func(Stored, error, *outbox.Batch) {})
+	time.Sleep(10 * time.Millisecond) // it is sent, and lost
+	c.wires.setCut("n0", false)
+	mustPublish(t, s, "/queue/q", "2")
+	_, in := consume(t, s, "/queue/q", 10)
+	in.wait(t, "0", "1", "2")
+}

@@ -1,0 +1,531 @@
+package router
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// EdgeOptions make a router an edge of a cluster: it has the sessions of its node and their live subscriptions, and asks
+// the leader for everything that is stored.
+type EdgeOptions struct {
+	Transport Transport
+	// Node is this node's name, unique in the cluster.
+	Node string
+	// Hold is how long what needs the leader waits while there is none, before it is refused; default 1.5 seconds.
+	Hold time.Duration
+}
+
+const (
+	defaultHold = 1500 * time.Millisecond
+	// maxHeldBytes bounds what waits for the leader's answers.
+	maxHeldBytes = 256 << 20
+)
+
+// ErrMoved is the cause that Kick gets when the leader, and with it what it kept for the session, changed.
+var ErrMoved = errors.New("the node that kept this session's state was lost; connect again")
+
+// edge is the part of an edge router that speaks with the leader.
+type edge struct {
+	router    *Router
+	transport Transport
+	node      string
+	address   string
+	holdMs    atomic.Int64
+
+	stopListening func()
+
+	filters  *tree[Filter] // those by which the leader stores
+	loaded   atomic.Bool   // filters is what the leader has
+	echoedMs atomic.Int64  // when the last beat that the leader answered was sent
+	revision atomic.Uint64 // of presence elsewhere
+
+	mu       sync.Mutex
+	leader   string // address; "" while none is known
+	link     *link
+	calls    map[uint64]*call
+	held     int // bytes of calls
+	lastCall uint64
+	sessions map[uint64]*remoteSession // those that the leader knows, or is to know
+	self     *remoteSession            // asks for the node itself
+	wakes    outbox.Batch              // the receiver's
+}
+
+// call is a question that the leader has not answered.
+type call struct {
+	id      uint64
+	session *remoteSession
+	payload []byte // method and body
+	again   bool   // another leader may be asked the same
+	atMs    int64
+	done    func(r reply, w *outbox.Batch)
+}
+
+type reply struct {
+	body envelopeReader
+	err  error
+}
+
+func newEdge(r *Router, o *EdgeOptions) *edge {
+	e := &edge{router: r, transport: o.Transport, node: o.Node, filters: newTree[Filter](),
+		calls: map[uint64]*call{}, sessions: map[uint64]*remoteSession{}}
+	e.holdMs.Store(defaultHold.Milliseconds())
+	if o.Hold > 0 {
+		e.holdMs.Store(o.Hold.Milliseconds())
+	}
+	// The node's own questions need no session at the leader.
+	e.self = newRemoteSession(e, &Session{Principal: NewPrincipal("", "", false, nil), Vhost: DefaultVhost, router: r, kick: func(error) {}})
+	e.address = fmt.Sprintf("edge.%s.%x", hexName(o.Node), r.boot)
+	return e
+}
+
+// startEdge begins to listen for the leader.
+func (r *Router) startEdge(o *EdgeOptions) error {
+	e := newEdge(r, o)
+	r.edge = e
+	var err error
+	if e.stopListening, err = e.transport.Listen(e.address, e.arrived); err != nil {
+		r.cancel()
+		return fmt.Errorf("listen for the leader: %w", err)
+	}
+	r.goFunc(e.run)
+	return nil
+}
+
+// stop ends what startEdge began, after run has ended.
+func (e *edge) stop() {
+	e.stopListening()
+	e.mu.Lock()
+	calls := slices.Collect(maps.Values(e.calls))
+	clear(e.calls)
+	e.mu.Unlock()
+	var w outbox.Batch
+	for _, c := range calls {
+		c.done(reply{err: errStopping("cluster")}, &w)
+	}
+	w.Flush()
+}
+
+// hexName makes any name one token of an address.
+func hexName(name string) string { return fmt.Sprintf("%x", name) }
+
+// run listens, and watches the link, until ctx ends.
+func (e *edge) run(ctx context.Context) {
+	ticker := time.NewTicker(beatEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			e.tick()
+		case <-ctx.Done():
+			e.leave()
+			return
+		}
+	}
+}
+
+// leave tells the leader that this node goes: what it held goes back at once.
+func (e *edge) leave() {
+	e.mu.Lock()
+	l := e.link
+	e.link, e.leader = nil, ""
+	e.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.end(l.begin(opBye))
+	l.write(context.Background()) // here and now: the router stops
+	l.close(errLinkEnded)
+}
+
+// FollowLeader has an edge ask the leader at an address, "" for none, from now on.
+func (r *Router) FollowLeader(address string) {
+	e := r.edge
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.leader == address {
+		return
+	}
+	e.leader = address
+	e.disconnect(errLinkEnded)
+	e.connect()
+}
+
+// Hold sets how long what needs the leader waits for one.
+func (r *Router) Hold(d time.Duration) { r.edge.holdMs.Store(d.Milliseconds()) }
+
+// Linked reports whether an edge has a leader that answers.
+func (r *Router) Linked() bool { return r.edge != nil && r.edge.fresh() }
+
+// fresh reports whether the leader answered a moment ago, and the filters are known: what they do not match is stored
+// nowhere.
+func (e *edge) fresh() bool {
+	return e.loaded.Load() && time.Now().UnixMilli()-e.echoedMs.Load() < edgePatience.Milliseconds()
+}
+
+// connect begins a link to the leader; with the lock held.
+func (e *edge) connect() {
+	if e.leader == "" || e.link != nil {
+		return
+	}
+	l := newLink(randomID(), e.leader, e.transport, e.router.goFunc)
+	e.link = l
+	e.echoedMs.Store(time.Now().UnixMilli())
+	l.end(appendJSON(l.begin(opHello), helloFrame{Address: e.address, Node: e.node, Boot: e.router.boot}))
+	for _, rs := range e.sessions {
+		if rs.session.client.id != "" {
+			e.open(rs)
+		}
+	}
+	parted := map[*remoteSession]bool{} // whose clients went while there was no leader
+	for _, id := range slices.Sorted(maps.Keys(e.calls)) {
+		c := e.calls[id]
+		e.open(c.session)
+		e.send(c)
+		parted[c.session] = c.session.closed
+	}
+	for rs, closed := range parted {
+		if closed {
+			e.sayClosed(rs)
+		}
+	}
+}
+
+// disconnect ends the link; with the lock held. Sessions that the leader kept something for are ended, and what may not be
+// asked twice is answered.
+func (e *edge) disconnect(cause error) {
+	if e.link == nil {
+		return
+	}
+	e.link.close(cause)
+	e.link = nil
+	e.loaded.Store(false)
+	var lost []*call
+	for id, c := range e.calls {
+		if !c.again {
+			delete(e.calls, id)
+			e.held -= len(c.payload)
+			lost = append(lost, c)
+		}
+	}
+	var moved []*Session
+	for _, rs := range e.sessions {
+		rs.opened = false
+		if rs.kept {
+			moved = append(moved, rs.session)
+		}
+	}
+	e.router.goFunc(func(context.Context) {
+		for _, s := range moved {
+			s.kick(ErrMoved)
+		}
+		e.fail(lost, cause)
+	})
+}
+
+// fail answers calls that nobody will.
+func (e *edge) fail(calls []*call, cause error) {
+	var w outbox.Batch
+	for _, c := range calls {
+		c.done(reply{err: errNoLeader(cause)}, &w)
+	}
+	w.Flush()
+}
+
+func errNoLeader(cause error) error {
+	return &Error{Op: "cluster", Class: Unavailable, RetryAfter: time.Second, Err: cause,
+		Text: "this node has no contact with the node that stores; try again, or another node"}
+}
+
+// tick sends a sign of life and looks for the leader's.
+func (e *edge) tick() {
+	now := time.Now().UnixMilli()
+	e.mu.Lock()
+	if l := e.link; l != nil {
+		switch cause := l.closed(); {
+		case cause != nil:
+			e.disconnect(cause)
+		case now-e.echoedMs.Load() > edgePatience.Milliseconds():
+			e.disconnect(errLinkSilent)
+		default:
+			b := binary.AppendUvarint(l.begin(opBeat), uint64(now))
+			l.end(binary.AppendUvarint(b, e.router.subs.generation.Load()))
+		}
+	}
+	if e.link == nil {
+		e.connect()
+	}
+	var late []*call
+	if !e.fresh() {
+		for id, c := range e.calls {
+			if now-c.atMs > e.holdMs.Load() {
+				delete(e.calls, id)
+				e.held -= len(c.payload)
+				late = append(late, c)
+			}
+		}
+	}
+	e.mu.Unlock()
+	e.fail(late, errLinkSilent)
+}
+
+// open has the leader know a session; with the lock held and a link.
+func (e *edge) open(rs *remoteSession) {
+	if rs.opened || e.link == nil {
+		return
+	}
+	rs.opened = true
+	if rs == e.self {
+		return
+	}
+	s := rs.session
+	l := e.link
+	claims := s.client.id
+	if rs.closed {
+		claims = "" // it only has something to publish yet
+	}
+	b := binary.AppendUvarint(l.begin(opNote), s.ID.N)
+	l.end(appendJSON(append(b, byte(methodOpen)), openCall{
+		Boot: s.ID.Boot, N: s.ID.N, User: s.Principal.Name(), ClientID: s.Principal.ClientID(), Vhost: s.Vhost,
+		Protocol: s.Protocol, Remote: s.Remote, Claims: claims, SinceMs: s.Since.UnixMilli(),
+	}))
+}
+
+// sayClosed has the leader forget a session; with the lock held and a link.
+func (e *edge) sayClosed(rs *remoteSession) {
+	if rs.opened && e.link != nil {
+		l := e.link
+		l.end(append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodClose)))
+	}
+	rs.opened = false
+}
+
+// send writes a call; with the lock held and a link.
+func (e *edge) send(c *call) {
+	l := e.link
+	b := binary.AppendUvarint(l.begin(opCall), c.id)
+	b = binary.AppendUvarint(b, c.session.session.ID.N)
+	l.end(append(b, c.payload...))
+}
+
+// ask sends a call. Its done hears the answer, or that there is none, on another goroutine and must not block.
+func (e *edge) ask(rs *remoteSession, payload []byte, again bool, done func(reply, *outbox.Batch)) (uint64, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if rs.closed {
+		return 0, &Error{Op: "cluster", Class: Conflict, Text: "the connection is closing"}
+	}
+	c, err := e.enter(rs, payload, again, done)
+	if err != nil {
+		return 0, err
+	}
+	e.sessions[rs.session.ID.N] = rs
+	if e.link != nil {
+		e.open(rs)
+		e.send(c)
+	}
+	return c.id, nil
+}
+
+// enter notes a call; with the lock held.
+func (e *edge) enter(rs *remoteSession, payload []byte, again bool, done func(reply, *outbox.Batch)) (*call, error) {
+	if e.held+len(payload) > maxHeldBytes {
+		return nil, errNoLeader(errLinkOverrun)
+	}
+	e.lastCall++
+	c := &call{id: e.lastCall, session: rs, payload: payload, again: again, atMs: time.Now().UnixMilli(), done: done}
+	e.calls[c.id] = c
+	e.held += len(payload)
+	return c, nil
+}
+
+// do sends a call and waits for the answer. Keeps: the leader keeps something for the session from now on.
+func (e *edge) do(ctx context.Context, rs *remoteSession, payload []byte, keeps bool) (envelopeReader, error) {
+	answers := make(chan reply, 1)
+	if keeps {
+		e.mu.Lock()
+		rs.kept = true
+		e.mu.Unlock()
+	}
+	id, err := e.ask(rs, payload, false, func(r reply, _ *outbox.Batch) { answers <- r })
+	if err != nil {
+		return envelopeReader{}, err
+	}
+	return e.await(ctx, id, answers)
+}
+
+// doClosed is do for a session that has ended: only what is its last word.
+func (e *edge) doClosed(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
+	answers := make(chan reply, 1)
+	e.mu.Lock()
+	c, err := e.enter(rs, payload, false, func(r reply, _ *outbox.Batch) { answers <- r })
+	if err == nil && e.link != nil {
+		e.send(c)
+	}
+	e.mu.Unlock()
+	if err != nil {
+		return envelopeReader{}, err
+	}
+	return e.await(ctx, c.id, answers)
+}
+
+func (e *edge) await(ctx context.Context, id uint64, answers <-chan reply) (envelopeReader, error) {
+	select {
+	case r := <-answers:
+		return r.body, r.err
+	case <-ctx.Done():
+		e.take(id)
+		return envelopeReader{}, errNoLeader(context.Cause(ctx))
+	}
+}
+
+// take returns a call that waits, and forgets it.
+func (e *edge) take(id uint64) *call {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.calls[id]
+	if c != nil {
+		delete(e.calls, id)
+		e.held -= len(c.payload)
+	}
+	return c
+}
+
+// note tells the leader something that has no answer. While there is no leader it is forgotten with the rest of what the
+// leader kept.
+func (e *edge) note(rs *remoteSession, m method, body func([]byte) []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.link == nil || !rs.opened {
+		return
+	}
+	l := e.link
+	b := append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(m))
+	l.end(body(b))
+}
+
+// arrived takes what the leader sent.
+func (e *edge) arrived(chunk []byte) {
+	id, ok := linkOf(chunk)
+	e.mu.Lock()
+	l := e.link
+	e.mu.Unlock()
+	if !ok || l == nil || l.id != id {
+		return // of a link that has ended
+	}
+	err := l.receive(chunk, func(o op, body []byte) { e.frame(l, o, envelopeReader{b: body}) })
+	e.wakes.Flush()
+	if err != nil {
+		e.mu.Lock()
+		if e.link == l {
+			e.disconnect(err)
+		}
+		e.mu.Unlock()
+	}
+}
+
+func (e *edge) frame(l *link, o op, r envelopeReader) {
+	switch o {
+	case opReply:
+		e.replied(r)
+	case opEvent:
+		e.event(r)
+	case opBeat:
+		e.echoedMs.Store(int64(r.uvarint()))
+		e.revision.Store(r.uvarint())
+	case opFilters:
+		e.learn(l, r)
+	case opAsk:
+		e.tellPresence(l, r)
+	case opBye:
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.link == l {
+			e.disconnect(errLinkEnded)
+			e.connect()
+		}
+	}
+}
+
+func (e *edge) replied(r envelopeReader) {
+	c := e.take(r.uvarint())
+	if c == nil {
+		return // its caller gave up
+	}
+	if class := r.byte(); class != replyOK {
+		c.done(reply{err: r.error("cluster", class)}, &e.wakes)
+		return
+	}
+	c.done(reply{body: envelopeReader{b: r.rest()}}, &e.wakes)
+}
+
+// learn enters filters by which the leader stores, and says so.
+func (e *edge) learn(l *link, r envelopeReader) {
+	revision := r.uvarint()
+	if r.byte() == 1 {
+		e.filters.clear()
+	}
+	for range r.uvarint() {
+		if f := r.filter(); !r.bad {
+			e.filters.insert(f, f)
+		}
+	}
+	for range r.uvarint() {
+		if f := r.filter(); !r.bad {
+			e.filters.remove(f, f)
+		}
+	}
+	if r.bad {
+		l.close(errFrame)
+		return
+	}
+	e.loaded.Store(true)
+	l.end(binary.AppendUvarint(l.begin(opSeen), revision))
+}
+
+// resolve finds the local receivers of an address, and whether the leader is to be told.
+func (e *edge) resolve(to Address, generation uint64) *route {
+	r := e.router
+	rt := &route{generation: generation}
+	if to.kind == KindQueue {
+		rt.remote = true
+		return rt
+	}
+	for _, sub := range r.subs.match(to, nil) {
+		if r.auth.Authorize(sub.session.Principal, ActionRead, to) == nil {
+			rt.live = append(rt.live, sub)
+		}
+	}
+	rt.remote = len(e.filters.match(to, nil)) > 0
+	if !rt.remote && r.opt.History != nil && !to.Reserved() {
+		keep, _ := r.opt.History(to)
+		rt.remote = keep > 0
+	}
+	return rt
+}
+
+// store has the leader store what is to be stored of m. It reports whether done will hear.
+func (e *edge) store(s *Session, to *route, m *Message, done Done) (bool, error) {
+	if !to.remote && !m.Has(FlagRetain) {
+		if e.fresh() || !m.Has(FlagPersistent) {
+			return false, nil
+		}
+	}
+	if done == nil {
+		done = ignoreDone
+	}
+	if m.DedupID == "" {
+		m.DedupID = "edge\x00" + m.ID.String() // another leader may be asked again
+	}
+	payload := m.AppendEnvelope(append(make([]byte, 0, m.Size()+128), byte(methodPublish)))
+	_, err := e.ask(s.remote, payload, true, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) })
+	return err == nil, err
+}

@@ -1,0 +1,637 @@
+package router
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// shadow stands at the leader for a session of an edge. What the edge asks for it is done in order, by one goroutine while
+// there is something to do.
+type shadow struct {
+	link *leaderLink
+	n    uint64
+
+	mu       sync.Mutex
+	requests []request
+	running  bool
+	closed   bool // the link was lost: nothing more is done
+
+	// The rest is run's, but for held.
+	session *Session
+	failed  error // why there is no session
+	will    *Will // of a session that ends with its connection
+	durable *DurableSession
+	subs    map[uint64]*shadowSubscription
+	follows map[uint64]*shadowFollowing
+}
+
+// request is a call or, without a number, a note.
+type request struct {
+	number uint64
+	method method
+	body   envelopeReader
+}
+
+// shadowPatience bounds what waits for others on behalf of an edge's client.
+const shadowPatience = 10 * time.Second
+
+// enqueue reports whether run must be started.
+func (x *shadow) enqueue(r request) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return false
+	}
+	x.requests = append(x.requests, r)
+	start := !x.running
+	x.running = true
+	return start
+}
+
+func (x *shadow) run(ctx context.Context) {
+	var w outbox.Batch
+	for {
+		x.mu.Lock()
+		todo := x.requests
+		x.requests = nil
+		if len(todo) == 0 || x.closed {
+			x.running = false
+			closed := x.closed
+			x.mu.Unlock()
+			if closed {
+				x.end(ctx)
+			}
+			return
+		}
+		x.mu.Unlock()
+		for _, r := range todo {
+			x.handle(ctx, r, &w)
+		}
+		w.Flush()
+	}
+}
+
+// lost ends the session of an edge that is gone, as if its connection had broken.
+func (x *shadow) lost(ctx context.Context) {
+	x.mu.Lock()
+	x.closed = true
+	running := x.running
+	x.mu.Unlock()
+	if !running { // else run does it
+		x.end(ctx)
+	}
+}
+
+func (x *shadow) end(ctx context.Context) {
+	if x.session == nil {
+		return
+	}
+	r := x.session.router
+	x.session.Close()
+	if d := x.durable; d != nil {
+		x.durable = nil
+		ctx, cancel := context.WithTimeout(ctx, shadowPatience)
+		defer cancel()
+		if err := d.leaveLost(ctx); err != nil && ctx.Err() == nil {
+			r.log.Warn("the session of a lost node could not be stored", "client_id", d.key.id, "error", err)
+		}
+	} else if x.will != nil {
+		if err := x.session.PublishWill(ctx, x.will); err != nil {
+			r.log.Warn("the will of a lost node's client could not be published", "error", err)
+		}
+		x.will = nil
+	}
+}
+
+// handle does one thing. What has no answer has no error either: the edge has done its part already.
+func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
+	r := q.body
+	if q.method == methodOpen {
+		x.open(q)
+		return
+	}
+	if x.session == nil {
+		x.link.refuse(q.number, x.failed)
+		return
+	}
+	switch q.method {
+	case methodPublish:
+		x.publish(ctx, q, w)
+	case methodSettle:
+		x.settle(q, w)
+	case methodStart:
+		if s := x.subs[r.uvarint()]; s != nil {
+			s.sub.Start(w)
+		}
+	case methodCredit:
+		if s := x.subs[r.uvarint()]; s != nil {
+			s.sub.SetCredit(int(r.uvarint()), w)
+		}
+	case methodCancel:
+		x.cancel(r, w)
+	case methodTaken:
+		if f := x.follows[r.uvarint()]; f != nil {
+			f.taken(int(r.uvarint()), w)
+		}
+	case methodUnfollow:
+		id := r.uvarint()
+		if f := x.follows[id]; f != nil {
+			delete(x.follows, id)
+			f.following.Close()
+		}
+	case methodFlush:
+		x.session.Flush(w, func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
+	case methodCommit:
+		x.commit(ctx, q, w)
+	case methodSave:
+		if x.durable == nil {
+			x.link.refuse(q.number, errNoSession)
+			return
+		}
+		x.durable.Save(r.rest(), func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
+	case methodClose:
+		x.close(w)
+	default:
+		x.wait(ctx, q, w)
+	}
+}
+
+var errNoSession = &Error{Op: "session", Class: Conflict, Text: "the session is not owned by this connection"}
+
+// wait does what may take a moment.
+func (x *shadow) wait(ctx context.Context, q request, w *outbox.Batch) {
+	w.Flush()
+	ctx, cancel := context.WithTimeout(ctx, shadowPatience)
+	defer cancel()
+	body, err := x.answer(ctx, q, w)
+	if err == nil && (q.method == methodSubscribe || q.method == methodBind || q.method == methodBindQueue) {
+		err = x.link.leader.barrier(ctx)
+	}
+	if err != nil {
+		x.link.refuse(q.number, err)
+		return
+	}
+	x.link.reply(q.number, body)
+}
+
+func (x *shadow) answer(ctx context.Context, q request, w *outbox.Batch) ([]byte, error) {
+	r := q.body
+	switch q.method {
+	case methodSubscribe:
+		return nil, x.subscribe(ctx, r)
+	case methodUnbind:
+		return nil, x.session.Unbind(ctx, string(r.b), w)
+	case methodTemporary:
+		_, err := x.session.TemporaryQueue(string(r.b))
+		return nil, err
+	case methodBindQueue:
+		var c bindCall
+		if json.Unmarshal(r.b, &c) != nil {
+			return nil, errFrame
+		}
+		return nil, x.session.BindQueue(ctx, c.Filter.filter(), Address{vhost: x.session.Vhost, kind: KindQueue, name: c.Queue})
+	case methodClaim:
+		return x.claim(ctx, r)
+	case methodLeave:
+		return nil, x.leave(ctx, r)
+	case methodBind, methodRelease:
+		var c bindCall
+		if json.Unmarshal(r.b, &c) != nil {
+			return nil, errFrame
+		}
+		if x.durable == nil {
+			return nil, errNoSession
+		}
+		if q.method == methodRelease {
+			return nil, x.durable.Unbind(ctx, c.Filter.filter())
+		}
+		return nil, x.durable.Bind(ctx, c.Filter.filter(), c.NoLocal)
+	case methodReceive:
+		return x.receive(r)
+	case methodRetained:
+		return x.retained(r)
+	case methodFollow:
+		return x.follow(ctx, r)
+	}
+	return nil, &Error{Op: "cluster", Class: Invalid, Text: fmt.Sprintf("unknown request %d of a node; do all nodes run the same version?", q.method), Err: errFrame}
+}
+
+// open begins the session; asked again, it tells how that ended.
+func (x *shadow) open(q request) {
+	if q.number != 0 {
+		x.link.answer(q.number, x.failed)
+		return
+	}
+	var c openCall
+	if err := json.Unmarshal(q.body.b, &c); err != nil {
+		x.failed = errFrame
+		return
+	}
+	d := x.link.leader
+	p, err := d.opt.Principal(c.User, c.ClientID)
+	if err == nil {
+		x.session, err = d.router.Connect(SessionOptions{
+			Principal: p, Vhost: c.Vhost, Protocol: c.Protocol, Remote: c.Remote, ClientID: c.Claims,
+			ID: SessionID{Boot: c.Boot, N: c.N}, Since: time.UnixMilli(c.SinceMs), Kick: x.kick,
+		})
+	}
+	if err != nil {
+		x.failed = err
+		x.kick(err)
+	}
+}
+
+// kick has the edge close the client's connection.
+func (x *shadow) kick(cause error) {
+	l := x.link
+	b := append(binary.AppendUvarint(l.begin(opEvent), x.n), byte(eventKick))
+	l.end(appendString(b, cause.Error()))
+}
+
+func (x *shadow) publish(ctx context.Context, q request, w *outbox.Batch) {
+	m, err := ParseEnvelope(q.body.rest())
+	if err != nil {
+		x.link.refuse(q.number, &Error{Op: "publish", Class: Internal, Text: "internal error", Err: err})
+		return
+	}
+	number := q.number
+	pending, err := x.session.publishStored(ctx, m, func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(number, err) })
+	if err != nil || !pending {
+		x.link.answer(number, err)
+	}
+}
+
+// publishStored is the stored half of Publish: the edge has reached the live subscribers.
+func (s *Session) publishStored(ctx context.Context, m *Message, done Done) (bool, error) {
+	err := s.mayPublish(m)
+	if err == nil {
+		var r *route
+		if r, err = s.route(ctx, m.To); err == nil {
+			var pending bool
+			if pending, err = s.storeAll(r, m, done); err == nil {
+				s.router.Stats.Published.Add(1)
+				return pending, nil
+			}
+		}
+	}
+	s.router.Stats.Refused.Add(1)
+	return false, err
+}
+
+// shadowSubscription passes what a mailbox gives on to the edge.
+type shadowSubscription struct {
+	shadow *shadow
+	id     uint64
+	sub    *Subscription
+
+	mu    sync.Mutex
+	held  map[uint64]given // by sequence
+	order []given          // as they were given; what has been settled since is still in it
+	last  uint64
+}
+
+// given is a delivery that the edge has. A message that comes back and is given again has another number.
+type given struct {
+	d      *Delivery
+	number uint64
+}
+
+var _ Receiver = (*shadowSubscription)(nil)
+
+// Stored passes a delivery on: its credit is the edge's.
+func (s *shadowSubscription) Stored(d *Delivery, _ *outbox.Batch) bool {
+	l := s.shadow.link
+	if l.closed() != nil {
+		return false
+	}
+	s.hold(d)
+	b := append(binary.AppendUvarint(l.begin(opEvent), s.shadow.n), byte(eventStored))
+	b = binary.AppendUvarint(binary.AppendUvarint(b, s.id), d.Seq)
+	b = binary.AppendUvarint(b, uint64(d.Count))
+	b = append(b, boolByte(d.marked))
+	l.end(d.Message.AppendEnvelope(b))
+	return true
+}
+
+// Live passes on what a shared group chose this member for.
+func (s *shadowSubscription) Live(m *Message, _ *outbox.Batch) bool {
+	l := s.shadow.link
+	if l.closed() != nil {
+		return false
+	}
+	b := append(binary.AppendUvarint(l.begin(opEvent), s.shadow.n), byte(eventLive))
+	l.end(m.AppendEnvelope(binary.AppendUvarint(b, s.id)))
+	return true
+}
+
+func boolByte(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (s *shadowSubscription) hold(d *Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last++
+	g := given{d, s.last}
+	s.held[d.Seq] = g
+	if len(s.order) > 2*len(s.held)+64 {
+		s.order = slices.DeleteFunc(s.order, func(g given) bool { return s.held[g.d.Seq] != g })
+	}
+	s.order = append(s.order, g)
+}
+
+// take returns a delivery that the edge has, which is settled now.
+func (s *shadowSubscription) take(seq uint64) *Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.held[seq]
+	delete(s.held, seq)
+	return g.d
+}
+
+// takeUpTo is take for a cumulative acknowledgement, which settles what was given before as well.
+func (s *shadowSubscription) takeUpTo(seq uint64) *Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	upto, ok := s.held[seq]
+	for ok && len(s.order) > 0 && s.order[0].number <= upto.number {
+		if g := s.order[0]; s.held[g.d.Seq] == g {
+			delete(s.held, g.d.Seq)
+		}
+		s.order[0] = given{}
+		s.order = s.order[1:]
+	}
+	return upto.d
+}
+
+func (x *shadow) subscribe(ctx context.Context, r envelopeReader) error {
+	var c subscribeCall
+	if json.Unmarshal(r.b, &c) != nil {
+		return errFrame
+	}
+	sel, err := parseSelector(c.Selector)
+	if err != nil {
+		return err
+	}
+	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]given{}}
+	o := SubscribeOptions{Filter: c.Filter.filter(), Receiver: s, Credit: c.Credit, NoLocal: c.NoLocal, Selector: sel, Durable: c.Durable}
+	if c.Group != "" {
+		if s.sub, err = x.session.SubscribeShared(c.Group, o); err == nil {
+			s.sub.Start(nil) // or what is confirmed before the edge says so would be missed
+		}
+	} else {
+		s.sub, err = x.session.Subscribe(ctx, o)
+	}
+	if err == nil {
+		x.subs[c.ID] = s
+	}
+	return err
+}
+
+// cancel ends a subscription. What the client has not seen of it counts as not delivered.
+func (x *shadow) cancel(r envelopeReader, w *outbox.Batch) {
+	id := r.uvarint()
+	s := x.subs[id]
+	if s == nil {
+		return
+	}
+	delete(x.subs, id)
+	s.sub.pause()
+	for range r.uvarint() {
+		seq := r.uvarint()
+		if r.bad {
+			break
+		}
+		if d := s.take(seq); d != nil {
+			_ = d.Undeliver(w) // it is held: it was here just now
+		}
+	}
+	s.sub.Close(w)
+}
+
+// pause has a mailbox give nothing more.
+func (s *Subscription) pause() {
+	if s.box != nil {
+		s.box.mu.Lock()
+		s.paused = true
+		s.box.mu.Unlock()
+	}
+}
+
+func (x *shadow) settle(q request, w *outbox.Batch) {
+	r := q.body
+	s := x.subs[r.uvarint()]
+	seq := r.uvarint()
+	how := settlement(r.byte())
+	delay := time.Duration(r.varint()) * time.Millisecond
+	cause := r.text()
+	var d *Delivery
+	switch {
+	case s == nil:
+	case how == settleAckUpTo:
+		d = s.takeUpTo(seq)
+	default:
+		d = s.take(seq)
+	}
+	if d == nil {
+		x.link.refuse(q.number, errNotHeld())
+		return
+	}
+	var done Done
+	if q.number != 0 {
+		done = func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) }
+	}
+	var err error
+	switch how {
+	case settleAck:
+		err = d.Ack(w, done)
+	case settleAckUpTo:
+		err = d.AckUpTo(w, done)
+	case settleNack:
+		err = d.Nack(delay, cause, w, done)
+	case settleReject:
+		err = d.Reject(cause, w, done)
+	case settleUndeliver:
+		err = d.Undeliver(w)
+	default:
+		err = errFrame
+	}
+	if err != nil {
+		x.link.refuse(q.number, err)
+	}
+}
+
+func (x *shadow) commit(ctx context.Context, q request, w *outbox.Batch) {
+	r := q.body
+	var ms []*Message
+	for range r.uvarint() {
+		m, err := ParseEnvelope(r.bytes())
+		if err != nil || r.bad {
+			x.link.refuse(q.number, &Error{Op: "commit", Class: Internal, Text: "internal error", Err: errFrame})
+			return
+		}
+		ms = append(ms, m)
+	}
+	var settle []*Delivery
+	for range r.uvarint() {
+		s, seq := x.subs[r.uvarint()], r.uvarint()
+		if r.bad {
+			break
+		}
+		if s == nil {
+			continue
+		}
+		if d := s.take(seq); d != nil {
+			settle = append(settle, d)
+		}
+	}
+	err := x.session.Commit(ctx, ms, settle, w, func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
+	if err != nil {
+		x.link.refuse(q.number, err)
+	}
+}
+
+func (x *shadow) claim(ctx context.Context, r envelopeReader) ([]byte, error) {
+	var c claimCall
+	if json.Unmarshal(r.b, &c) != nil {
+		return nil, errFrame
+	}
+	will, err := c.Will.will()
+	if err != nil {
+		return nil, err
+	}
+	d, present, err := x.session.Claim(ctx, ClaimOptions{Clean: c.Clean, Expiry: c.Expiry, Will: will})
+	if err != nil {
+		return nil, err
+	}
+	a := claimReply{Exists: d != nil, Present: present}
+	if d != nil {
+		x.durable, a.State = d, d.State()
+	} else {
+		x.will = will
+	}
+	return appendJSON(nil, a), nil
+}
+
+func (x *shadow) receive(r envelopeReader) ([]byte, error) {
+	if x.durable == nil {
+		return nil, errNoSession
+	}
+	s := &shadowSubscription{shadow: x, id: r.uvarint(), held: map[uint64]given{}}
+	var err error
+	if s.sub, err = x.durable.Receive(s, int(r.uvarint())); err != nil || s.sub == nil {
+		return []byte{0}, err
+	}
+	x.subs[s.id] = s
+	return []byte{1}, nil
+}
+
+func (x *shadow) leave(ctx context.Context, r envelopeReader) error {
+	var c leaveCall
+	if json.Unmarshal(r.b, &c) != nil {
+		return errFrame
+	}
+	d := x.durable
+	if d == nil {
+		return errNoSession
+	}
+	x.durable = nil
+	x.link.forget(x)
+	return d.Leave(ctx, LeaveOptions{Expiry: c.Expiry, Will: c.Will, State: c.State})
+}
+
+// close ends the session; a durable one's last word, Leave, follows.
+func (x *shadow) close(w *outbox.Batch) {
+	w.Flush()
+	x.will = nil
+	x.session.Close()
+	if x.durable == nil {
+		x.link.forget(x)
+	}
+}
+
+func (x *shadow) retained(r envelopeReader) ([]byte, error) {
+	ms, err := x.session.Retained(r.filter())
+	if err != nil {
+		return nil, err
+	}
+	b := binary.AppendUvarint(nil, uint64(len(ms)))
+	for _, m := range ms {
+		b = appendString(b, string(m.AppendEnvelope(nil)))
+	}
+	return b, nil
+}
+
+// shadowFollowing passes a topic's history on to the edge, a window of it at a time.
+type shadowFollowing struct {
+	shadow    *shadow
+	id        uint64
+	following *Following
+
+	mu  sync.Mutex
+	out int // sent, and not taken there
+}
+
+var _ HistoryReceiver = (*shadowFollowing)(nil)
+
+// Kept passes a message on if there is room on the way.
+func (f *shadowFollowing) Kept(m *Message, seq uint64, _ *outbox.Batch) bool {
+	f.mu.Lock()
+	full := f.out >= followWindow
+	if !full {
+		f.out++
+	}
+	f.mu.Unlock()
+	if full {
+		return false
+	}
+	l := f.shadow.link
+	b := append(binary.AppendUvarint(l.begin(opEvent), f.shadow.n), byte(eventKept))
+	b = binary.AppendUvarint(binary.AppendUvarint(b, f.id), seq)
+	l.end(m.AppendEnvelope(b))
+	return true
+}
+
+// Missed passes that on.
+func (f *shadowFollowing) Missed(before uint64, _ *outbox.Batch) {
+	l := f.shadow.link
+	b := append(binary.AppendUvarint(l.begin(opEvent), f.shadow.n), byte(eventMissed))
+	l.end(binary.AppendUvarint(binary.AppendUvarint(b, f.id), before))
+}
+
+func (f *shadowFollowing) taken(n int, w *outbox.Batch) {
+	f.mu.Lock()
+	f.out -= n
+	f.mu.Unlock()
+	f.following.Resume(w)
+}
+
+func (x *shadow) follow(ctx context.Context, r envelopeReader) ([]byte, error) {
+	var c followCall
+	if json.Unmarshal(r.b, &c) != nil {
+		return nil, errFrame
+	}
+	f := &shadowFollowing{shadow: x, id: c.ID}
+	from := HistoryStart{Last: c.Last, AfterSeq: c.AfterSeq, Epoch: c.Epoch}
+	if c.SinceMs != 0 {
+		from.Since = time.UnixMilli(c.SinceMs)
+	}
+	var p HistoryPosition
+	var err error
+	if f.following, p, err = x.session.Follow(ctx, c.Topic.address(), from, f); err != nil {
+		return nil, err
+	}
+	x.follows[c.ID] = f
+	f.following.Start(nil)
+	return appendJSON(nil, p), nil
+}
