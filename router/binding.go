@@ -120,7 +120,7 @@ func (s *Session) BindQueue(ctx context.Context, f Filter, queue Address) error 
 		return &Error{Op: "subscribe", Class: Denied, Text: "queue " + ScheduledQueue + " takes only what the gateway puts there"}
 	}
 	if s.remote != nil {
-		return s.remote.bindQueue(ctx, f, queue)
+		return s.remote.bindQueue(ctx, f, queue, false)
 	}
 	r := s.router
 	b := &Binding{Filter: f, Box: MailboxID{KindQueueBox, queue.vhost, queue.name}, User: s.Principal.Name(), Since: time.Now()}
@@ -136,6 +136,9 @@ func (s *Session) BindQueue(ctx context.Context, f Filter, queue Address) error 
 func (s *Session) UnbindQueue(ctx context.Context, f Filter, queue Address) error {
 	if err := s.router.auth.Authorize(s.Principal, ActionConsume, queue); err != nil {
 		return err
+	}
+	if s.remote != nil {
+		return s.remote.bindQueue(ctx, f, queue, true)
 	}
 	r := s.router
 	r.bindMu.Lock()

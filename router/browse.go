@@ -10,7 +10,9 @@ import (
 // Browsing looks through the messages that a queue holds when it begins, and
 // changes nothing.
 type Browsing struct {
-	box        *Mailbox // nil: there is no such queue
+	box        *Mailbox       // nil: there is no such queue
+	remote     *remoteSession // on an edge: the leader has the queue
+	queue      Address
 	next, last uint64
 	selector   *selector.Selector
 }
@@ -21,7 +23,10 @@ func (s *Session) Browse(q Address, sel *selector.Selector) (*Browsing, error) {
 	if err := s.router.auth.Authorize(s.Principal, ActionConsume, q); err != nil {
 		return nil, err
 	}
-	b := &Browsing{selector: sel}
+	b := &Browsing{selector: sel, queue: q, remote: s.remote}
+	if s.remote != nil {
+		return b, nil
+	}
 	box, err := s.router.existing(q)
 	switch {
 	case ClassOf(err) == NotFound:
@@ -38,6 +43,9 @@ func (s *Session) Browse(q Address, sel *selector.Selector) (*Browsing, error) {
 // Next looks at up to n more messages and returns those that are selected and have
 // not expired, oldest first; more is false at the end.
 func (b *Browsing) Next(ctx context.Context, n int) (out []PeekedMessage, more bool, err error) {
+	if b.remote != nil {
+		return b.remote.browse(ctx, b, n)
+	}
 	if b.box == nil {
 		return nil, false, nil
 	}

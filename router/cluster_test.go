@@ -630,3 +630,46 @@ func TestClusterLinkNoticesLoss(t *testing.T) {
 	_, in := consume(t, s, "/queue/q", 10)
 	in.wait(t, "0", "1", "2")
 }
+
+func TestClusterBrowseBindAndExclusive(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	a, b := c.edges[0].session(), c.edges[1].session()
+	if err := a.BindQueue(context.Background(), filter(t, "/topic/orders.*"), dest(t, "/queue/bound")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		m := &Message{To: dest(t, "/topic/orders.new"), Body: []byte(fmt.Sprint(i)), Flags: FlagPersistent}
+		if err := publish(t, b, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look, err := b.Browse(dest(t, "/queue/bound"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen []string
+	for more := true; more; {
+		var page []PeekedMessage
+		if page, more, err = look.Next(context.Background(), 2); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range page {
+			seen = append(seen, string(p.Message.Body))
+		}
+	}
+	if fmt.Sprint(seen) != "[0 1 2 3 4]" {
+		t.Errorf("browsed %v", seen)
+	}
+	if err := a.UnbindQueue(context.Background(), filter(t, "/topic/orders.*"), dest(t, "/queue/bound")); err != nil {
+		t.Fatal(err)
+	}
+	_, sole := subscribe(t, a, SubscribeOptions{Filter: filter(t, "/queue/x"), Credit: 1, Exclusive: true})
+	_, other := subscribe(t, b, SubscribeOptions{Filter: filter(t, "/queue/x"), Credit: 10})
+	mustPublish(t, b, "/queue/x", "1")
+	mustPublish(t, b, "/queue/x", "2")
+	ack(t, sole.wait(t, "1")[0])
+	sole.wait(t, "1", "2")
+	if got := other.bodies(); len(got) != 0 {
+		t.Errorf("an exclusive consumer's queue gave %v to another", got)
+	}
+}

@@ -71,7 +71,7 @@ type remoteSubscription struct {
 func (rs *remoteSession) subscribe(ctx context.Context, sub *Subscription, o SubscribeOptions) error {
 	x := rs.addSubscription(sub, o.Durable)
 	_, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodSubscribe)}, subscribeCall{
-		ID: x.id, Filter: wireOf(o.Filter), Credit: sub.credit, NoLocal: o.NoLocal, Selector: selectorText(o.Selector), Durable: o.Durable, Group: sub.group,
+		ID: x.id, Filter: wireOf(o.Filter), Credit: sub.credit, NoLocal: o.NoLocal, Selector: selectorText(o.Selector), Durable: o.Durable, Group: sub.group, Alone: sub.exclusive,
 	}), true)
 	if err != nil {
 		x.forget()
@@ -287,9 +287,32 @@ func (rs *remoteSession) flush(done Done) {
 	}
 }
 
-func (rs *remoteSession) bindQueue(ctx context.Context, f Filter, queue Address) error {
-	_, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodBindQueue)}, bindCall{Filter: wireOf(f), Queue: queue.name}), false)
+func (rs *remoteSession) bindQueue(ctx context.Context, f Filter, queue Address, undo bool) error {
+	_, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodBindQueue)}, bindCall{Filter: wireOf(f), Queue: queue.name, Undo: undo}), false)
 	return err
+}
+
+// browse asks for the next page of what a queue holds.
+func (rs *remoteSession) browse(ctx context.Context, b *Browsing, n int) (out []PeekedMessage, more bool, err error) {
+	r, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodBrowse)}, browseCall{
+		Queue: wireOf(FilterOf(b.queue)), Selector: selectorText(b.selector), Next: b.next, Last: b.last, N: n,
+	}), false)
+	if err != nil {
+		return nil, false, err
+	}
+	var a browseReply
+	if err := json.Unmarshal(r.b, &a); err != nil {
+		return nil, false, &Error{Op: "browse", Class: Internal, Text: "internal error", Err: err}
+	}
+	b.next, b.last = a.Next, a.Last
+	for _, p := range a.Page {
+		m, err := ParseEnvelope(p.Envelope)
+		if err != nil {
+			return nil, false, &Error{Op: "browse", Class: Internal, Text: "internal error", Err: err}
+		}
+		out = append(out, PeekedMessage{Seq: p.Seq, State: p.State, Deliveries: p.Deliveries, Message: m})
+	}
+	return out, a.More, nil
 }
 
 func (rs *remoteSession) temporaryQueue(name string) (Address, error) {

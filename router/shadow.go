@@ -196,7 +196,13 @@ func (x *shadow) answer(ctx context.Context, q request, w *outbox.Batch) ([]byte
 		if json.Unmarshal(r.b, &c) != nil {
 			return nil, errFrame
 		}
-		return nil, x.session.BindQueue(ctx, c.Filter.filter(), Address{vhost: x.session.Vhost, kind: KindQueue, name: c.Queue})
+		queue := Address{vhost: x.session.Vhost, kind: KindQueue, name: c.Queue}
+		if c.Undo {
+			return nil, x.session.UnbindQueue(ctx, c.Filter.filter(), queue)
+		}
+		return nil, x.session.BindQueue(ctx, c.Filter.filter(), queue)
+	case methodBrowse:
+		return x.browse(ctx, r)
 	case methodClaim:
 		return x.claim(ctx, r)
 	case methodLeave:
@@ -384,7 +390,7 @@ func (x *shadow) subscribe(ctx context.Context, r envelopeReader) error {
 		return err
 	}
 	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]given{}}
-	o := SubscribeOptions{Filter: c.Filter.filter(), Receiver: s, Credit: c.Credit, NoLocal: c.NoLocal, Selector: sel, Durable: c.Durable}
+	o := SubscribeOptions{Filter: c.Filter.filter(), Receiver: s, Credit: c.Credit, NoLocal: c.NoLocal, Selector: sel, Durable: c.Durable, Exclusive: c.Alone}
 	if c.Group != "" {
 		if s.sub, err = x.session.SubscribeShared(c.Group, o); err == nil {
 			s.sub.Start(nil) // or what is confirmed before the edge says so would be missed
@@ -396,6 +402,34 @@ func (x *shadow) subscribe(ctx context.Context, r envelopeReader) error {
 		x.subs[c.ID] = s
 	}
 	return err
+}
+
+func (x *shadow) browse(ctx context.Context, r envelopeReader) ([]byte, error) {
+	var c browseCall
+	if json.Unmarshal(r.b, &c) != nil {
+		return nil, errFrame
+	}
+	sel, err := parseSelector(c.Selector)
+	if err != nil {
+		return nil, err
+	}
+	b, err := x.session.Browse(c.Queue.address(), sel)
+	if err != nil {
+		return nil, err
+	}
+	b.next = c.Next
+	if c.Last != 0 {
+		b.last = c.Last
+	}
+	page, more, err := b.Next(ctx, c.N)
+	if err != nil {
+		return nil, err
+	}
+	a := browseReply{Next: b.next, Last: b.last, More: more}
+	for _, p := range page {
+		a.Page = append(a.Page, browsed{Seq: p.Seq, State: p.State, Deliveries: p.Deliveries, Envelope: p.Message.AppendEnvelope(nil)})
+	}
+	return appendJSON(nil, a), nil
 }
 
 // cancel ends a subscription. What the client has not seen of it counts as not delivered.

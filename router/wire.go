@@ -45,6 +45,7 @@ const (
 	methodCommit    // number of messages, envelopes, number of settlements, (subscription, sequence)
 	methodUnbind    // name
 	methodBindQueue // bindCall
+	methodBrowse    // browseCall
 	methodTemporary // name
 	methodClaim     // claimCall
 	methodSave      // state
@@ -109,12 +110,35 @@ type subscribeCall struct {
 	Selector string `json:",omitempty"`
 	Durable  string `json:",omitempty"`
 	Group    string `json:",omitempty"` // a member of a shared group
+	Alone    bool   `json:",omitempty"` // exclusive
 }
 
 type bindCall struct {
 	Filter  wireFilter
 	Queue   string `json:",omitempty"`
 	NoLocal bool   `json:",omitempty"`
+	Undo    bool   `json:",omitempty"`
+}
+
+// browseCall asks for the next page of a queue.
+type browseCall struct {
+	Queue      wireFilter
+	Selector   string `json:",omitempty"`
+	Next, Last uint64 // Last 0: the first page
+	N          int
+}
+
+type browseReply struct {
+	Next, Last uint64
+	More       bool
+	Page       []browsed
+}
+
+type browsed struct {
+	Seq        uint64
+	State      string
+	Deliveries int
+	Envelope   []byte
 }
 
 type claimCall struct {

@@ -30,7 +30,7 @@ var _ router.Carrier = (*Carrier)(nil)
 
 // Carrier returns a carrier on a connection of its own.
 func (n *Node) Carrier() (*Carrier, error) {
-	conn, err := n.dial("live")
+	conn, err := n.dial("live", nats.NoEcho()) // its own messages have reached the subscribers of this router
 	if err != nil {
 		return nil, err
 	}

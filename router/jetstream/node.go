@@ -145,13 +145,14 @@ func (n *Node) maxStore() int64 {
 }
 
 // dial makes a connection to the server.
-func (n *Node) dial(name string) (*nats.Conn, error) {
+func (n *Node) dial(name string, more ...nats.Option) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.InProcessServer(n.server), nats.Name(name), nats.MaxReconnects(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			n.log.Error("connection to the embedded server", "connection", name, "error", err)
 		}),
 	}
+	opts = append(opts, more...)
 	if n.login != nil {
 		opts = append(opts, n.login)
 	}
