@@ -25,6 +25,9 @@ type Config struct {
 	HTTP         HTTP          `key:"http"`
 	Admin        Admin         `key:"admin"`
 	Storage      Storage       `key:"storage"`
+	Cluster      Cluster       `key:"cluster"`
+	Nats         Nats          `key:"nats"`
+	Federation   Federation    `key:"federation"`
 	Queues       Queues        `key:"queues"`
 	Topics       Topics        `key:"topics"`
 	Limits       Limits        `key:"limits"`
@@ -272,6 +275,7 @@ func Default() *Config {
 			MinFreeBytes: GiB,
 			OnDamage:     OnDamageRefuse,
 		},
+		Cluster: Cluster{Storage: true},
 		Limits: Limits{
 			Connections:                10_000,
 			FrameBytes:                 16 * MiB,

@@ -47,6 +47,18 @@ func (c *Config) endpoints() ([]endpoint, Errors) {
 	return all, wrong
 }
 
+// peerEndpoints are where other nodes and sites connect, not clients. What is
+// wrong with one is found where the rest of its section is looked at.
+func (c *Config) peerEndpoints() []endpoint {
+	var all []endpoint
+	for _, at := range [...]struct{ key, text string }{{"cluster.listen", c.Cluster.Listen}, {"federation.listen", c.Federation.Listen}} {
+		if e, p := parseEndpoint(at.key, at.text); p == nil && at.text != "" {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
 func parseEndpoint(key, text string) (endpoint, *Problem) {
 	const hint = `write HOST:PORT, such as 127.0.0.1:61613 or [::1]:61613; ":61613" is every interface, "" is closed`
 	host, port, err := net.SplitHostPort(text)

@@ -167,6 +167,9 @@ func (c *Config) checkTogether() Errors {
 	found := c.checkListeners()
 	found = append(found, c.checkTLS()...)
 	found = append(found, c.checkHTTP()...)
+	found = append(found, c.checkCluster()...)
+	found = append(found, c.Nats.check()...)
+	found = append(found, c.Federation.check()...)
 	found = append(found, c.checkLimits()...)
 	found = append(found, c.checkLogins()...)
 	return append(found, c.checkAccess()...)
@@ -175,6 +178,7 @@ func (c *Config) checkTogether() Errors {
 func (c *Config) checkListeners() Errors {
 	var found Errors
 	all, _ := c.endpoints()
+	all = append(all, c.peerEndpoints()...)
 	for i, e := range all {
 		for _, o := range all[:i] {
 			if e.collides(o) {
