@@ -23,7 +23,7 @@ func (g *Gateway) ownChecks() []readyCheck {
 			}
 			return nil
 		}},
-		{"draining", func() error {
+		{admin.DrainingCheck, func() error {
 			if g.draining() {
 				return errors.New("clients are being sent away")
 			}

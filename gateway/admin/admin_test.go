@@ -124,6 +124,15 @@ func TestHealth(t *testing.T) {
 	if code, body := f.do(false, request("GET", "/readyz"), nil); code != 503 || body != "not ready\n[-] disk: the disk is nearly full\n[+] quorum\n" {
 		t.Errorf("readyz %d %q", code, body)
 	}
+	if code, _ := f.do(false, request("GET", "/readyz?drain=404"), nil); code != 503 {
+		t.Errorf("readyz?drain=404 of a node with a full disk: %d", code)
+	}
+	f.ready = []Check{{Name: "disk"}, {Name: DrainingCheck, Problem: "clients are being sent away"}}
+	for target, want := range map[string]int{"/readyz": 503, "/readyz?drain=404": 404} {
+		if code, _ := f.do(false, request("GET", target), nil); code != want {
+			t.Errorf("%s of a draining node: %d", target, code)
+		}
+	}
 	if code, _ := f.do(false, request("GET", "/livez"), nil); code != 200 {
 		t.Error("livez depends on readiness")
 	}

@@ -19,13 +19,21 @@ func AllHold(checks []Check) bool {
 	return !slices.ContainsFunc(checks, func(c Check) bool { return c.Problem != "" })
 }
 
+// DrainingCheck is the name of the check that fails while clients are sent away.
+const DrainingCheck = "draining"
+
 // ready answers load balancers, which look at the status, and people, who read
-// which checks hold.
-func (h *handler) ready(w http.ResponseWriter, _ *http.Request) {
+// which checks hold. With ?drain=404 a node that only drains answers 404: HAProxy
+// (http-check disable-on-404) then sends it no new connections and leaves it the
+// old ones, which the node closes itself, a few at a time.
+func (h *handler) ready(w http.ResponseWriter, r *http.Request) {
 	checks := h.Ready()
 	status, text := http.StatusOK, "ready\n"
 	if !AllHold(checks) {
 		status, text = http.StatusServiceUnavailable, "not ready\n"
+		if r.FormValue("drain") == "404" && onlyDraining(checks) {
+			status = http.StatusNotFound
+		}
 	}
 	var b strings.Builder
 	b.WriteString(text)
@@ -40,4 +48,9 @@ func (h *handler) ready(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(b.String())) // whoever asked went away
+}
+
+// onlyDraining reports whether all checks hold but that.
+func onlyDraining(checks []Check) bool {
+	return !slices.ContainsFunc(checks, func(c Check) bool { return c.Problem != "" && c.Name != DrainingCheck })
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,17 +121,37 @@ func (b *Broker) Start() {
 	if err := b.launch(); err != nil {
 		b.t.Fatal(err)
 	}
+	if err := b.awaitReady(); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// awaitReady waits until the process says that it is ready.
+func (b *Broker) awaitReady() error {
 	p := b.process()
 	began := time.Now()
 	for !b.sawReady(p) {
 		select {
 		case <-p.ended:
-			b.t.Fatalf("the gateway ended at its start: %v\n%s", p.state, readLog(p.log))
+			return fmt.Errorf("the gateway ended at its start: %w\n%s", p.state, readLog(p.log))
 		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Since(began) > StartTimeout {
-			b.t.Fatalf("the gateway is not ready after %s\n%s", StartTimeout, readLog(p.log))
+			return fmt.Errorf("the gateway is not ready after %s\n%s", StartTimeout, readLog(p.log))
 		}
+	}
+	return nil
+}
+
+// Pause stops the process where it stands, with SIGSTOP; Resume has it go on.
+func (b *Broker) Pause() { b.signal(syscall.SIGSTOP) }
+
+// Resume undoes Pause.
+func (b *Broker) Resume() { b.signal(syscall.SIGCONT) }
+
+func (b *Broker) signal(s syscall.Signal) {
+	if err := b.process().cmd.Process.Signal(s); err != nil {
+		b.t.Errorf("%s: %v", s, err)
 	}
 }
 
@@ -156,9 +177,11 @@ func (b *Broker) launch() error {
 }
 
 // environment has the race detector end the process at the first race, and not
-// wait a second at its exit.
+// wait a second at its exit. What is meant for tests is not for the gateway, which
+// refuses what it does not know.
 func environment() []string {
-	return append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
+	own := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MQGATE_TEST_") })
+	return append(own, "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 }
 
 func (b *Broker) process() *process {

@@ -1,0 +1,122 @@
+package cluster
+
+import (
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/mqgate/mqgate/integration/harness"
+)
+
+// nodeCount is how many nodes the tests run, unless MQGATE_TEST_NODES says.
+const nodeCount = 1
+
+func nodes(t *testing.T) int { return setting(t, "MQGATE_TEST_NODES", nodeCount) }
+
+// setting reads a number from the environment.
+func setting(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+func duration(t *testing.T, name string, otherwise time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return d
+}
+
+// chance chooses nodes; its seed is in the log.
+func chance(t *testing.T) *rand.Rand {
+	seed := uint64(setting(t, "MQGATE_TEST_SEED", int(time.Now().UnixNano()&0xffffff)))
+	t.Logf("MQGATE_TEST_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 1))
+}
+
+// pace is between two messages of a sender: with six of them some hundred a second.
+const pace = 10 * time.Millisecond
+
+// gaps are the longest times without any confirmation, one for each fault.
+type gaps []time.Duration
+
+func (g gaps) log(t *testing.T, what string) {
+	t.Helper()
+	if len(g) == 0 {
+		return
+	}
+	sorted := slices.Sorted(slices.Values(g))
+	t.Logf("ledger of faults: %d times %s; longest time without any confirmation around each: median %s, worst %s",
+		len(g), what, sorted[len(sorted)/2].Round(time.Millisecond), sorted[len(sorted)-1].Round(time.Millisecond))
+}
+
+// TestKills kills a random node with SIGKILL every 10 seconds under the load of all
+// protocols and starts it again: nothing that was confirmed is lost, nothing comes
+// twice without a mark, nothing of QoS 2 at all.
+func TestKills(t *testing.T) {
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodes(t)})
+	l := start(t, c, pace)
+	r := chance(t)
+	l.progress(50, time.Minute)
+	var g gaps
+	for end := time.Now().Add(duration(t, "MQGATE_TEST_CHAOS", time.Minute)); time.Now().Before(end); {
+		next := time.After(10 * time.Second)
+		everything.reset()
+		n := c.Nodes[r.IntN(len(c.Nodes))]
+		n.Kill()
+		if err := n.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		l.progress(10, time.Minute) // of each kind
+		g = append(g, everything.reset())
+		<-next
+	}
+	l.finish()
+	g.log(t, "a node was killed")
+}
+
+// TestRollingRestart drains one node after the other under load and starts it
+// again. Clients hear nothing but that they shall connect again.
+func TestRollingRestart(t *testing.T) {
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodes(t)})
+	l := start(t, c, pace)
+	l.progress(50, time.Minute)
+	var g gaps
+	for _, n := range c.Nodes {
+		everything.reset()
+		code, out, errs := n.Command("", "drain", "--set", "data_dir="+n.DataDir())
+		if code != 0 {
+			t.Errorf("mqgate drain on %s: %d %s", n.Name, code, errs)
+		}
+		t.Logf("%s: %s", n.Name, out)
+		if code := n.Wait(); code != 0 {
+			t.Errorf("%s ended with %d", n.Name, code)
+		}
+		if err := n.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		l.progress(20, time.Minute)
+		g = append(g, everything.reset())
+	}
+	l.finish()
+	g.log(t, "a node was drained")
+	if ends := l.unannounced(); len(ends) > 0 && len(c.Nodes) > 1 {
+		t.Errorf("clients met more than announced reconnects: %v", ends)
+	}
+}

@@ -1,0 +1,8 @@
+// Package cluster tests several gateways behind HAProxy, as processes: under load
+// of all protocols nodes are killed, stopped, cut off and drained, and ledgers tell
+// what was confirmed and what came.
+//
+// Every run prints its ledger. MQGATE_TEST_CHAOS sets how long nodes are killed
+// (default 60s; 5m and 30m are the long runs), MQGATE_TEST_SESSIONS how many MQTT
+// sessions reconnect at once (default 500), MQGATE_TEST_SEED repeats a choice of nodes.
+package cluster

@@ -1,0 +1,190 @@
+package cluster
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// ledger is what both sides of one kind of load saw. An id is sender:number.
+type ledger struct {
+	name string
+	// exact: no message may come twice, marked or not (QoS 2).
+	exact bool
+	// ordered: first deliveries of a sender come in the order of its sends.
+	ordered bool
+
+	mu        sync.Mutex
+	sends     int
+	confirmed map[string]bool
+	resent    map[string]bool // by a sender that cannot have it deduplicated (QoS 1)
+	came      map[string]int
+	unmarked  map[string]int
+	marked    int
+	last      map[string]int // of each sender, the number that came last for the first time
+	disorder  []string
+	sessions  int // durable sessions that a client did not find again
+	refused   map[string]int
+	pulse     pulse
+}
+
+func newLedger(name string, exact, ordered bool) *ledger {
+	return &ledger{name: name, exact: exact, ordered: ordered, confirmed: map[string]bool{}, resent: map[string]bool{},
+		came: map[string]int{}, unmarked: map[string]int{}, last: map[string]int{}, refused: map[string]int{}}
+}
+
+func (l *ledger) sent() { l.mu.Lock(); l.sends++; l.mu.Unlock() }
+
+func (l *ledger) again(id string) { l.mu.Lock(); l.resent[id] = true; l.mu.Unlock() }
+
+func (l *ledger) confirm(id string) {
+	l.mu.Lock()
+	l.confirmed[id] = true
+	l.mu.Unlock()
+	l.pulse.beat()
+	everything.beat()
+}
+
+// refuse notes an error that the gateway answered with.
+func (l *ledger) refuse(text string) {
+	l.mu.Lock()
+	l.refused[text]++
+	l.mu.Unlock()
+}
+
+func (l *ledger) lostSession() { l.mu.Lock(); l.sessions++; l.mu.Unlock() }
+
+func (l *ledger) got(id string, marked bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.came[id]++
+	if marked {
+		l.marked++
+	} else {
+		l.unmarked[id]++
+	}
+	sender, number, err := parseID(id)
+	if err != nil {
+		l.disorder = append(l.disorder, err.Error())
+		return
+	}
+	if l.came[id] > 1 {
+		return
+	}
+	if before := l.last[sender]; l.ordered && number < before {
+		l.disorder = append(l.disorder, fmt.Sprintf("%s after %s:%d", id, sender, before))
+	}
+	l.last[sender] = max(l.last[sender], number)
+}
+
+func makeID(sender string, number int) string { return fmt.Sprintf("%s:%d", sender, number) }
+
+func parseID(id string) (sender string, number int, err error) {
+	sender, rest, ok := strings.Cut(id, ":")
+	if !ok {
+		return "", 0, fmt.Errorf("a message %q came that nobody sent", id)
+	}
+	_, err = fmt.Sscanf(rest, "%d", &number)
+	return sender, number, err
+}
+
+func (l *ledger) counts() (confirmed, came int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.confirmed), len(l.came)
+}
+
+// missing are confirmed messages that did not come.
+func (l *ledger) missing() (ids []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id := range l.confirmed {
+		if l.came[id] == 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// judge prints the ledger and fails the test if anything was lost, came twice
+// without a mark, or out of order.
+func (l *ledger) judge(t *testing.T) {
+	t.Helper()
+	lost := l.missing()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	twice, unmarked := 0, 0
+	for id, n := range l.came {
+		if n > 1 {
+			twice++
+		}
+		if l.unmarked[id] > 1 && !l.resent[id] {
+			unmarked++
+		}
+	}
+	t.Logf("ledger %-14s sends %d, confirmed %d, came %d, lost %d, twice %d (of which unmarked %d), marked deliveries %d, out of order %d, sessions lost %d, longest gap %s",
+		l.name+":", l.sends, len(l.confirmed), len(l.came), len(lost), twice, unmarked, l.marked, len(l.disorder), l.sessions, l.pulse.longest().Round(time.Millisecond))
+	for text, n := range l.refused {
+		t.Logf("ledger %-14s refused %d times: %s", l.name+":", n, text)
+	}
+	if len(lost) > 0 || unmarked > 0 || len(l.disorder) > 0 || l.sessions > 0 || l.exact && twice > 0 {
+		t.Errorf("%s: %d lost %s, %d unmarked duplicates, %d duplicates in all, %d out of order %s, %d sessions lost", l.name,
+			len(lost), first(lost), unmarked, twice, len(l.disorder), first(l.disorder), l.sessions)
+	}
+	if len(l.confirmed) == 0 {
+		t.Errorf("%s: nothing was confirmed: the test proves nothing", l.name)
+	}
+}
+
+func first(s []string) string {
+	if len(s) == 0 {
+		return ""
+	}
+	return "(such as " + s[0] + ")"
+}
+
+// everything beats with each confirmation of any kind of load.
+var everything pulse
+
+// pulse measures the longest time without a beat.
+type pulse struct {
+	mu    sync.Mutex
+	last  time.Time
+	worst time.Duration // since the last reset
+	ever  time.Duration
+}
+
+func (p *pulse) beat() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.note(time.Now())
+}
+
+func (p *pulse) note(now time.Time) {
+	if !p.last.IsZero() {
+		p.worst = max(p.worst, now.Sub(p.last))
+		p.ever = max(p.ever, p.worst)
+	}
+	p.last = now
+}
+
+// reset returns the longest gap since the last reset, one that is still open included.
+func (p *pulse) reset() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	worst := p.worst
+	if !p.last.IsZero() {
+		worst = max(worst, time.Since(p.last))
+	}
+	p.ever = max(p.ever, worst)
+	p.worst = 0
+	return worst
+}
+
+func (p *pulse) longest() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ever
+}

@@ -1,0 +1,195 @@
+package harness
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// The account of the clients of a cluster: connections that come through a proxy
+// need one.
+const (
+	ClusterUser     = "load"
+	ClusterPassword = "load-secret"
+)
+
+// ClusterOptions say what to start.
+type ClusterOptions struct {
+	// Nodes is how many; one alone has no cluster section.
+	Nodes int
+	// Set are settings of all nodes.
+	Set []string
+	// Network has the routes between the nodes go through a Network.
+	Network bool
+}
+
+// Cluster is a number of gateways behind HAProxy, on this machine.
+type Cluster struct {
+	Nodes   []*ClusterNode
+	Network *Network
+	fronts  map[string]string
+}
+
+// ClusterNode is one of them.
+type ClusterNode struct {
+	*Broker
+	Name  string
+	ports map[string]string // addresses by listener: they stay over restarts
+}
+
+// NewCluster starts the nodes, as users run them, and the load balancer, and waits
+// until all are ready.
+func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
+	t.Helper()
+	RequireHAProxy(t)
+	binary, err := PlainBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := TempDir(t)
+	password := filepath.Join(dir, "password")
+	secret := filepath.Join(dir, "secret")
+	for path, text := range map[string]string{password: ClusterPassword, secret: strings.Repeat("s3cret", 8)} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &Cluster{fronts: map[string]string{}}
+	for _, name := range []string{"stomp", "mqtt", "http"} {
+		c.fronts[name] = freeAddress(t)
+	}
+	if o.Network {
+		c.Network = NewNetwork(t)
+	}
+	for i := range o.Nodes {
+		b := New(t, o.Set...)
+		b.binary, b.AllowErrors = binary, true // a node that loses others says so
+		n := &ClusterNode{Broker: b, Name: fmt.Sprintf("n%d", i+1), ports: map[string]string{}}
+		for _, l := range []string{"stomp", "mqtt", "http", "admin", "cluster"} {
+			n.ports[l] = freeAddress(t)
+		}
+		n.Set = append(n.Set, "node_name="+n.Name, "storage.min_free_bytes=0", "drain.grace=2s", "drain.spread=2s",
+			`users=[{name: `+ClusterUser+`, password_file: "`+password+`", admin: true, allow: {read: [">"], write: [">"], consume: [">"]}}]`)
+		for _, l := range []string{"stomp", "mqtt", "http"} {
+			n.Set = append(n.Set, l+".listen="+n.ports[l], l+".proxy_protocol=[127.0.0.1]")
+		}
+		n.Set = append(n.Set, "admin.listen="+n.ports["admin"])
+		c.Nodes = append(c.Nodes, n)
+	}
+	if o.Nodes > 1 {
+		c.join(secret)
+	}
+	c.StartAll(t)
+	startHAProxy(t, dir, c.fronts, c.Nodes)
+	return c
+}
+
+// join has the nodes make one cluster.
+func (c *Cluster) join(secret string) {
+	doors := map[string]string{}
+	for _, n := range c.Nodes {
+		doors[n.Name] = n.ports["cluster"]
+		if c.Network != nil {
+			doors[n.Name] = c.Network.Door(n.Name, n.ports["cluster"])
+		}
+	}
+	for _, n := range c.Nodes {
+		var others []string
+		for _, o := range c.Nodes {
+			if o != n {
+				others = append(others, doors[o.Name])
+			}
+		}
+		n.Set = append(n.Set, "cluster.name=test", "cluster.listen="+n.ports["cluster"], "cluster.secret_file="+secret,
+			"cluster.join=["+strings.Join(others, ", ")+"]")
+		if c.Network != nil {
+			n.Set = append(n.Set, "cluster.advertise="+doors[n.Name])
+		}
+	}
+}
+
+// StartAll starts all nodes that do not run, at once: none is ready before most are there.
+func (c *Cluster) StartAll(t testing.TB) {
+	t.Helper()
+	var all sync.WaitGroup
+	errs := make([]error, len(c.Nodes))
+	for i, n := range c.Nodes {
+		if n.Running() {
+			continue
+		}
+		if err := n.launch(); err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() { errs[i] = n.awaitReady() })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Restart starts a node again and waits until it is ready; unlike Start it may be
+// called on any goroutine.
+func (n *ClusterNode) Restart() error {
+	if err := n.launch(); err != nil {
+		return err
+	}
+	return n.awaitReady()
+}
+
+// Running reports whether the process lives.
+func (b *Broker) Running() bool {
+	p := b.process()
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// AdminURL is the node's admin listener.
+func (n *ClusterNode) AdminURL() string { return "http://" + n.ports["admin"] }
+
+// Port is the address of one of the node's own listeners, past the load balancer.
+func (n *ClusterNode) Port(listener string) string { return n.ports[listener] }
+
+// Names are the names of all nodes but one.
+func (c *Cluster) Names(but string) (names []string) {
+	for _, n := range c.Nodes {
+		if n.Name != but {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+// STOMP, MQTT and HTTP are the load balancer's addresses.
+func (c *Cluster) STOMP() string { return c.fronts["stomp"] }
+
+// MQTT is the load balancer's address for MQTT.
+func (c *Cluster) MQTT() string { return c.fronts["mqtt"] }
+
+// HTTP is the load balancer's address for WebSocket and HTTP.
+func (c *Cluster) HTTP() string { return c.fronts["http"] }
+
+// freeAddress returns an address on which nothing listens now. That of a listener
+// on port 0 would change with each restart.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
