@@ -37,6 +37,7 @@ func (fx *fixture) port() (host, port string) {
 	return host, port
 }
 
+// It holds the gateway to MQTT-4.2.0-1.
 func TestMosquittoClients(t *testing.T) {
 	fx := start(t)
 	host, port := fx.port()

@@ -62,7 +62,7 @@ func faulty(code reason, format string, args ...any) *fault {
 	return &fault{code: code, text: fmt.Sprintf(format, args...)}
 }
 
-// classReasons is the one table from the router's classes to what an acknowledgement says.
+// classReasons is the one table from the router's classes to what an acknowledgement says [MQTT-3.4.2-1].
 var classReasons = [...]reason{
 	router.Internal:    unspecified,
 	router.Invalid:     badTopic,
@@ -74,7 +74,7 @@ var classReasons = [...]reason{
 	router.Unavailable: unspecified,
 }
 
-// reasonOf gives the reason code of an operation that the router refused.
+// reasonOf gives the reason code of an operation that the router refused [MQTT-3.5.2-1].
 func reasonOf(err error) reason {
 	if c := router.ClassOf(err); int(c) < len(classReasons) {
 		return classReasons[c]
@@ -82,7 +82,7 @@ func reasonOf(err error) reason {
 	return unspecified
 }
 
-// connackReason gives the reason of a refused CONNECT.
+// connackReason gives the reason of a refused CONNECT [MQTT-3.2.2-8].
 func connackReason(err error) reason {
 	var f *fault
 	if errors.As(err, &f) {

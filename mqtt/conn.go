@@ -92,7 +92,7 @@ func (c *conn) serve() {
 		cause = c.contain(c.readAll)
 	}
 	if err := c.contain(func() error { c.close(cause); return nil }); err != nil {
-		_ = c.socket.Close()
+		_ = c.socket.Close() // [MQTT-4.13.2-1]
 	}
 }
 
@@ -148,7 +148,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		}
 		// One deadline is left to pass, and only then it is known how much of the silence is left.
 		due := since.Add(c.silence)
-		if !time.Now().Before(due) {
+		if !time.Now().Before(due) { // [MQTT-3.1.2-22]
 			return 0, errSilent // [MQTT-3.1.2-24]
 		}
 		if err := c.socket.SetReadDeadline(due); err != nil {
@@ -180,7 +180,7 @@ func (c *conn) handle(first byte, body []byte) error {
 		if first>>4 != typeConnect { // [MQTT-3.1.0-1]
 			return faulty(protocolError, "packet type %d came before CONNECT", first>>4)
 		}
-		return c.connect(first, body)
+		return c.connect(first, body) // [MQTT-3.2.0-2]
 	}
 	if err := checkFirst(first); err != nil {
 		return err
@@ -204,7 +204,7 @@ func (c *conn) handle(first byte, body []byte) error {
 		return c.disconnect(first, body)
 	case typeConnect: // [MQTT-3.1.0-2]
 		return faulty(protocolError, "a second CONNECT came")
-	case typeAuth: // no method was agreed on in CONNECT [MQTT-4.12.0-6]
+	case typeAuth: // no method was agreed on in CONNECT [MQTT-4.12.0-6] [MQTT-4.12.0-7]
 		return faulty(protocolError, "AUTH came, and no authentication method was agreed on")
 	}
 	return faulty(protocolError, "packet type %d is for servers to send", first>>4)
@@ -234,10 +234,19 @@ func (c *conn) disconnect(first byte, body []byte) error {
 			return err
 		}
 	}
-	if code == success {
+	switch {
+	case code == success: // [MQTT-3.14.4-3]
 		return errParted
+	case !clientDisconnects[code]: // [MQTT-3.14.2-1]
+		return faulty(protocolError, "a client's DISCONNECT cannot have reason code %#x", byte(code))
 	}
-	return errWithWill // [MQTT-3.14.4-3] keeps the will for any other reason
+	return errWithWill
+}
+
+// clientDisconnects are the reasons besides success that a client may give (MQTT 5 table 3-10).
+var clientDisconnects = map[reason]bool{
+	disconnectWithWill: true, unspecified: true, malformed: true, protocolError: true, implementation: true, badTopic: true,
+	receiveMaximum: true, badAlias: true, tooLarge: true, 0x96: true, quotaExceeded: true, 0x98: true, badPayloadFormat: true,
 }
 
 func (c *conn) disconnectProperty(p property) error {
@@ -340,7 +349,7 @@ func (c *conn) close(cause error) {
 	if c.session != nil {
 		c.depart(cause)
 	}
-	lingers := c.finish(cause)
+	lingers := c.finish(cause) // [MQTT-3.14.4-2]
 	c.kill(cause)
 	if lingers && (c.version == v5 || errors.Is(cause, errRefused) && c.ending.Load() == nil) { // else nothing was said that could be lost
 		c.linger()
@@ -414,20 +423,20 @@ func (c *conn) finish(cause error) bool {
 		quick := time.AfterFunc(lingerTimeout, func() { c.fail(errAborted) })
 		defer quick.Stop()
 	}
-	c.out.Close()
+	c.out.Close() // [MQTT-3.14.4-1]
 	return true
 }
 
 // farewell tells an MQTT 5 client why; older ones see the connection close [MQTT-4.13.1-1].
 func (c *conn) farewell(f *fault) {
-	if c.version != v5 || !c.connected {
+	if c.version != v5 || !c.connected { // [MQTT-3.14.0-1]
 		return
 	}
 	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: typeDisconnect}, ProtocolVersion: v5, ReasonCode: byte(f.code)}
 	if c.problemInfo {
 		pk.Properties.ReasonString = f.text
 	}
-	pk.Mods.MaxSize = uint32(c.maxPacket)
+	pk.Mods.MaxSize = uint32(c.maxPacket) // [MQTT-3.14.2-3]
 	c.control(encode(&pk))
 }
 

@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -22,14 +21,14 @@ var errRefused = errors.New("CONNECT was refused")
 
 // connect logs the client in and answers CONNACK. Whatever goes wrong ends the connection.
 func (c *conn) connect(first byte, body []byte) error {
-	resumed, pk, err := c.logIn(first, body)
+	resumed, k, err := c.logIn(first, body)
 	if err != nil {
 		c.server.Stats.LoginFailures.Add(1)
-		c.refuseConnect(err)
-		return fmt.Errorf("%w: %w", errRefused, err)
+		c.refuseConnect(err)                         // [MQTT-3.1.4-6]
+		return fmt.Errorf("%w: %w", errRefused, err) // [MQTT-3.2.2-7]
 	}
-	c.sayConnected(pk, resumed)
-	c.connected = true
+	c.sayConnected(k, resumed) // [MQTT-3.1.4-5]
+	c.connected = true         // [MQTT-3.2.0-1]
 	c.in.limit = c.server.opt.MaxPacketBytes
 	if c.durable != nil {
 		if err := c.durable.resume(); err != nil {
@@ -44,25 +43,27 @@ func (c *conn) connect(first byte, body []byte) error {
 }
 
 // logIn does what CONNECT asks for. Resumed tells whether there was a session.
-func (c *conn) logIn(first byte, body []byte) (resumed bool, pk *packets.Packet, err error) {
+func (c *conn) logIn(first byte, body []byte) (resumed bool, k *connect, err error) {
 	if err := checkFirst(first); err != nil {
 		return false, nil, err
 	}
-	pk = &packets.Packet{}
-	if err := c.decodeConnect(pk, first, bytes.Clone(body)); err != nil { // the codec's strings are parts of its input
-		return false, nil, err
-	}
-	if err := c.adopt(pk); err != nil {
-		return false, nil, err
-	}
-	w, err := c.readWill(pk)
+	k = &connect{}
+	err = k.decode(body)                                                                  // [MQTT-3.1.4-1]
+	c.version, c.problemInfo, c.maxPacket = k.version, !k.noProblemInfo, int(k.maxPacket) // also where it is refused
 	if err != nil {
 		return false, nil, err
 	}
-	if err := c.open(pk); err != nil {
+	if err := c.adopt(k); err != nil {
 		return false, nil, err
 	}
-	claim := router.ClaimOptions{Clean: pk.Connect.Clean, Expiry: expiry(c.expirySec)}
+	w, err := c.readWill(k)
+	if err != nil {
+		return false, nil, err
+	}
+	if err := c.open(k); err != nil {
+		return false, nil, err
+	}
+	claim := router.ClaimOptions{Clean: k.clean, Expiry: expiry(c.expirySec)} // [MQTT-3.1.4-4]
 	if w != nil {
 		if err := c.session.CheckWill(w.Message); err != nil { // authorised like any publish
 			return false, nil, err
@@ -71,7 +72,7 @@ func (c *conn) logIn(first byte, body []byte) (resumed bool, pk *packets.Packet,
 	}
 	ctx, cancel := context.WithDeadline(c.life, c.login)
 	defer cancel()
-	session, present, err := c.session.Claim(ctx, claim)
+	session, present, err := c.session.Claim(ctx, claim) // [MQTT-3.2.2-3]
 	if err != nil {
 		return false, nil, err
 	}
@@ -81,96 +82,35 @@ func (c *conn) logIn(first byte, body []byte) (resumed bool, pk *packets.Packet,
 			return false, nil, err
 		}
 	}
-	return present, pk, nil
-}
-
-// decodeConnect reads CONNECT and holds it to the specification.
-func (c *conn) decodeConnect(pk *packets.Packet, first byte, body []byte) error {
-	if err := checkProtocol(body); err != nil {
-		return err
-	}
-	level := body[len(body)-len(afterName(body))]
-	c.version = level
-	if err := decode(pk, first, body, level); err != nil {
-		if errors.Is(err, errCodec) {
-			c.server.Stats.Panics.Add(1)
-		}
-		return err
-	}
-	k := &pk.Connect
-	switch {
-	case pk.ReservedBit != 0: // [MQTT-3.1.2-3]
-		return faulty(malformed, "the reserved flag of CONNECT is set")
-	case k.WillQos > 2: // [MQTT-3.1.2-12]
-		return faulty(malformed, "the will has QoS 3")
-	case !k.WillFlag && (k.WillQos != 0 || k.WillRetain): // [MQTT-3.1.2-11] [MQTT-3.1.2-13]
-		return faulty(malformed, "CONNECT has will options and no will")
-	case level != v5 && k.PasswordFlag && !k.UsernameFlag: // [MQTT-3.1.2-22] of 3.1.1; MQTT 5 allows it
-		return faulty(malformed, "CONNECT has a password and no user name")
-	case k.UsernameFlag && !validText(k.Username): // [MQTT-3.1.3-11]
-		return faulty(malformed, "the user name is not valid UTF-8")
-	}
-	if level != v5 {
-		return nil
-	}
-	// The codec accepts properties that are given twice or are out of range.
-	props, _, err := cutProperties(afterName(body)[4:])
-	if err == nil {
-		err = eachProperty(props, typeConnect, func(property) error { return nil })
-	}
-	return err
-}
-
-// checkProtocol reads the protocol name and level, by which alone it is known how to answer.
-func checkProtocol(body []byte) error {
-	name, rest, err := cutBytes(body)
-	if err != nil || len(rest) == 0 {
-		return errShort
-	}
-	level := rest[0]
-	switch {
-	case string(name) == "MQIsdp" && level == v31, string(name) == "MQTT" && (level == v311 || level == v5):
-		return nil
-	case string(name) == "MQTT" || string(name) == "MQIsdp": // [MQTT-3.1.2-2]
-		return faulty(badVersion, "protocol level %d of %s is not supported; 3.1, 3.1.1 and 5.0 are", level, name)
-	}
-	return faulty(malformed, "the protocol name %.16q is not MQTT", name) // [MQTT-3.1.2-1]
-}
-
-// afterName returns what begins with the protocol level.
-func afterName(body []byte) []byte {
-	_, rest, _ := cutBytes(body) // checkProtocol has read it
-	return rest
+	return present, k, nil // [MQTT-3.2.2-2]
 }
 
 // adopt takes over what CONNECT says of the client and the connection.
-func (c *conn) adopt(pk *packets.Packet) error {
-	k, p := &pk.Connect, &pk.Properties
-	if c.version == v5 && p.AuthenticationMethod != "" {
-		return faulty(badAuthMethod, "enhanced authentication (%.32q) is not supported; use a user name and password", p.AuthenticationMethod)
+func (c *conn) adopt(k *connect) error {
+	if k.authMethod != "" { // [MQTT-4.12.0-1]
+		return faulty(badAuthMethod, "enhanced authentication (%.32q) is not supported; use a user name and password", k.authMethod)
 	}
 	if err := c.chooseID(k); err != nil {
 		return err
 	}
 	opt := &c.server.opt
-	c.problemInfo = !p.RequestProblemInfoFlag || p.RequestProblemInfo == 1 // [MQTT-3.1.2-29]
-	c.maxPacket, c.aliasMax = int(p.MaximumPacketSize), min(int(p.TopicAliasMaximum), opt.TopicAliases)
+	c.aliasMax = min(int(k.aliasMax), opt.TopicAliases) // [MQTT-3.1.2-26]
 	c.window.max = opt.MaxInflight
-	if p.ReceiveMaximum > 0 {
-		c.window.max = min(c.window.max, int(p.ReceiveMaximum)) // [MQTT-3.3.4-9]
+	if k.receiveMax > 0 {
+		c.window.max = min(c.window.max, int(k.receiveMax)) // [MQTT-3.3.4-9] [MQTT-4.9.0-1]
 	}
 	switch {
 	case c.version == v5:
-		c.expirySec = min(p.SessionExpiryInterval, c.server.maxExpirySec())
-	case !k.Clean:
+		c.expirySec = min(k.expirySec, c.server.maxExpirySec())
+	case !k.clean:
 		c.expirySec = c.server.maxExpirySec()
 	}
-	keepAlive := time.Duration(k.Keepalive) * time.Second
+	keepAlive := time.Duration(k.keepAlive) * time.Second // [MQTT-3.2.2-22]
 	if longest := opt.MaxKeepAlive; longest > 0 && c.version == v5 && (keepAlive == 0 || keepAlive > longest) {
 		keepAlive = max(longest.Truncate(time.Second), time.Second)
-		p.ServerKeepAlive, p.ServerKeepAliveFlag = uint16(min(keepAlive/time.Second, 65535)), true // [MQTT-3.2.2-21]
+		k.serverKeepAlive = uint16(min(keepAlive/time.Second, 65535)) // [MQTT-3.2.2-21]
 	}
-	c.silence = keepAlive + keepAlive/2 // [MQTT-3.1.2-24]
+	c.silence = keepAlive + keepAlive/2 // [MQTT-3.1.2-22]
 	return nil
 }
 
@@ -181,14 +121,14 @@ func (s *Server) maxExpirySec() uint32 {
 func expiry(sec uint32) time.Duration { return time.Duration(sec) * time.Second }
 
 // chooseID checks the client id, and gives one to a client that has none.
-func (c *conn) chooseID(k *packets.ConnectParams) error {
-	c.clientID = k.ClientIdentifier
+func (c *conn) chooseID(k *connect) error {
+	c.clientID = k.id // [MQTT-3.1.3-5]: more than 23 letters and digits are allowed
 	switch {
-	case c.clientID == "" && (c.version == v31 || c.version == v311 && !k.Clean): // [MQTT-3.1.3-8]
+	case c.clientID == "" && (c.version == v31 || c.version == v311 && !k.clean): // [MQTT-3.1.3-8]
 		return faulty(badClientID, "the client id is empty; only a clean session of MQTT 3.1.1 or 5 may leave it out")
 	case c.clientID == "": // [MQTT-3.1.3-6]
 		c.clientID = "auto-" + rand.Text()
-		c.assigned = true
+		c.assigned = true // [MQTT-3.1.3-7]
 	case len(c.clientID) > router.MaxNameBytes:
 		return faulty(badClientID, "the client id has %d bytes; at most %d are allowed", len(c.clientID), router.MaxNameBytes)
 	}
@@ -201,53 +141,44 @@ func (c *conn) chooseID(k *packets.ConnectParams) error {
 }
 
 // readWill makes the will's message, nil if there is none.
-func (c *conn) readWill(pk *packets.Packet) (*router.Will, error) {
-	k := &pk.Connect
-	if !k.WillFlag {
+func (c *conn) readWill(k *connect) (*router.Will, error) {
+	if !k.will {
 		return nil, nil
 	}
-	if k.WillTopic == "" || strings.ContainsAny(k.WillTopic, "+#") {
+	if k.willTopic == "" || strings.ContainsAny(k.willTopic, "+#") {
 		return nil, faulty(badTopic, "the will's topic is empty or has a wildcard")
 	}
-	to, err := router.ParseMQTTTopic(c.server.opt.Vhost, k.WillTopic)
+	to, err := router.ParseMQTTTopic(c.server.opt.Vhost, k.willTopic)
 	if err != nil {
 		return nil, faulty(badTopic, "the will's topic: %s", router.TextOf(err))
 	}
-	m := &router.Message{To: to, Body: k.WillPayload, Priority: router.DefaultPriority}
-	setQoS(m, k.WillQos) // [MQTT-3.1.2-14] [MQTT-3.1.2-15]
-	if k.WillRetain {
+	m := &router.Message{To: to, Body: k.willPayload, Priority: router.DefaultPriority}
+	setQoS(m, k.willQoS)
+	if k.willRetain { // [MQTT-3.1.2-14] [MQTT-3.1.2-15]
 		m.Flags |= router.FlagRetain
 	}
 	w := &router.Will{Message: m}
-	if c.version != v5 {
-		return w, nil
-	}
-	p := &k.WillProperties
-	w.Delay, w.Expiry = expiry(p.WillDelayInterval), expiry(p.MessageExpiryInterval)
-	return w, c.setWillProperties(m, p)
-}
-
-func (c *conn) setWillProperties(m *router.Message, p *packets.Properties) error {
-	var b bytes.Buffer
-	p.Encode(packets.WillProperties, packets.Mods{AllowResponseInfo: true}, &b, 0)
-	props, _, err := cutProperties(b.Bytes())
-	if err != nil {
-		return err
-	}
-	return eachProperty(props, willProperties, func(v property) error { return setProperty(m, v) })
+	return w, eachProperty(k.willProps, willProperties, func(p property) error { // [MQTT-3.1.3-10]
+		switch p.id {
+		case packets.PropWillDelayInterval:
+			w.Delay = expiry(p.number)
+		case packets.PropMessageExpiryInterval:
+			w.Expiry = expiry(p.number)
+		}
+		return setProperty(m, p)
+	})
 }
 
 // open authenticates and begins the session.
-func (c *conn) open(pk *packets.Packet) error {
+func (c *conn) open(k *connect) error {
 	ctx, cancel := context.WithDeadline(c.life, c.login)
 	defer cancel()
 	remote := c.socket.RemoteAddr()
-	k := &pk.Connect
-	principal, err := c.server.opt.Authenticate.Authenticate(ctx, router.Credentials{
-		User: string(k.Username), HasUser: k.UsernameFlag, Password: string(k.Password), ClientID: c.clientID,
+	principal, err := c.server.opt.Authenticate.Authenticate(ctx, router.Credentials{ // [MQTT-3.1.4-2]
+		User: k.user, HasUser: k.hasUser, Password: string(k.password), ClientID: c.clientID,
 		Vhost: c.server.opt.Vhost, Protocol: "mqtt", Remote: remote.String(), TLSNames: certificateNames(c.socket), Loopback: loopback(remote),
 	})
-	clear(k.Password)
+	clear(k.password)
 	if err != nil {
 		return err
 	}
@@ -301,9 +232,9 @@ func (c *conn) refuseConnect(err error) {
 		}
 		return
 	}
-	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: typeConnack}, ProtocolVersion: v5, ReasonCode: byte(code)}
+	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: typeConnack}, ProtocolVersion: v5, ReasonCode: byte(code)} // [MQTT-3.2.2-6]
 	pk.Properties.ReasonString = publicText(err)
-	pk.Mods = packets.Mods{MaxSize: uint32(c.maxPacket), DisallowProblemInfo: c.version == v5 && !c.problemInfo}
+	pk.Mods = packets.Mods{MaxSize: uint32(c.maxPacket)} // [MQTT-3.2.2-19]
 	c.control(encode(&pk))
 }
 
@@ -316,19 +247,19 @@ func publicText(err error) string {
 	return router.TextOf(err)
 }
 
-// sayConnected answers CONNECT.
-func (c *conn) sayConnected(connect *packets.Packet, resumed bool) {
+// sayConnected answers CONNECT [MQTT-3.2.2-1].
+func (c *conn) sayConnected(k *connect, resumed bool) {
 	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: typeConnack}, ProtocolVersion: c.version, SessionPresent: resumed}
 	if c.version == v31 {
 		pk.SessionPresent = false // the byte is reserved there
 	}
 	if c.version == v5 {
-		p, opt := &pk.Properties, &c.server.opt
-		p.ReceiveMaximum = uint16(opt.ReceiveMaximum)
+		p, opt := &pk.Properties, &c.server.opt              // [MQTT-3.1.2-28]
+		p.ReceiveMaximum = uint16(opt.ReceiveMaximum)        // [MQTT-3.2.2-9]
 		p.MaximumPacketSize = uint32(opt.MaxPacketBytes + 5) // with the fixed header
 		p.TopicAliasMaximum = uint16(opt.TopicAliases)
-		p.ServerKeepAlive, p.ServerKeepAliveFlag = connect.Properties.ServerKeepAlive, connect.Properties.ServerKeepAliveFlag
-		if asked := connect.Properties.SessionExpiryInterval; asked != c.expirySec {
+		p.ServerKeepAlive, p.ServerKeepAliveFlag = k.serverKeepAlive, k.serverKeepAlive > 0
+		if k.expirySec != c.expirySec {
 			p.SessionExpiryInterval, p.SessionExpiryIntervalFlag = c.expirySec, true
 		}
 		if c.assigned { // [MQTT-3.2.2-16]

@@ -37,26 +37,214 @@
 //
 // # Where the specification is obeyed
 //
-//	clause                                what                                           where
-//	MQTT-1.5.4-1, 1.5.4-2, 1.5.5-1        strings, variable byte integers                packet.go, frame.go
-//	MQTT-2.1.3-1, 2.2.1-3, 2.2.1-4        reserved flags, packet identifiers             packet.go, window.go
-//	MQTT-3.1.0-1, 3.1.0-2                 CONNECT first and once                         conn.go
-//	MQTT-3.1.2-1 to 3.1.2-29              CONNECT flags, keep alive, limits              connect.go, conn.go, window.go
-//	MQTT-3.1.3-6, 3.1.3-8, 3.1.3-9        client ids, the will's delay                   connect.go, router/durable.go
-//	MQTT-3.1.4-3                          takeover                                       connect.go
-//	MQTT-3.2.2-4, 3.2.2-6, 3.2.2-16, -21  CONNACK                                        connect.go, codes.go
-//	MQTT-3.3.1-1 to 3.3.1-13              DUP, QoS, RETAIN, retained messages            packet.go, feed.go, subscribe.go, router/retained.go
-//	MQTT-3.3.2-1 to 3.3.2-18              topics, aliases, expiry, user properties       publish.go, window.go, encode.go
-//	MQTT-3.3.4-2, -3, -6, -9              overlapping subscriptions, receive maximum     session.go, encode.go, packet.go, publish.go
-//	MQTT-3.8.3-2, 3.8.3-4, 3.8.4-3, -5    SUBSCRIBE                                      subscribe.go
-//	MQTT-3.9.3-1, 3.9.3-2, 3.10.4-1       SUBACK, UNSUBSCRIBE                            subscribe.go
-//	MQTT-3.12.4-1, 3.14.2-2, 3.14.4-3     PINGRESP, DISCONNECT                           conn.go
-//	MQTT-4.3.3-4, -10, -11                QoS 2                                          window.go, publish.go
-//	MQTT-4.4.0-1                          resending                                      session.go
-//	MQTT-4.6.0-2, 4.6.0-3                 order of acknowledgements                      replies.go
-//	MQTT-4.7.1-2, -3, 4.7.2-1             filters                                        package router
-//	MQTT-4.8.2-1, 4.8.2-2                 shared subscriptions                           subscribe.go
-//	MQTT-4.12.0-6, 4.13.1-1               AUTH, errors                                   conn.go
+// Clauses of MQTT 5, the lines that obey them (in these files, marked with the clause) and the tests that would fail
+// otherwise (marked likewise). Clauses that bind clients only are left out.
+//
+//	MQTT-1.5.4-1   text is UTF-8                                mqtt/packet.go         TestMalformedPackets
+//	MQTT-1.5.4-2   no U+0000 in text                            mqtt/packet.go         TestMalformedPackets
+//	MQTT-1.5.4-3   U+FEFF is a character                        mqtt/packet.go         TestTopicMatching
+//	MQTT-1.5.5-1   variable byte integers are short             mqtt/encode.go         TestVarints
+//	MQTT-1.5.7-1   string pairs are text                        mqtt/packet.go         TestMalformedPackets
+//	MQTT-2.1.3-1   reserved flags                               mqtt/packet.go         TestMalformedPackets
+//	MQTT-2.2.1-2   no identifier with QoS 0                     mqtt/packet.go         TestMalformedPackets
+//	MQTT-2.2.1-3   identifiers are not 0                        mqtt/packet.go         TestMalformedPackets
+//	MQTT-2.2.1-4   an unused identifier for each delivery       mqtt/window.go         TestDeliveryFlows
+//	MQTT-2.2.1-5   acknowledgements have the identifier         mqtt/encode.go         TestPublishReachesSubscribersWithTheLowerQoS
+//	MQTT-2.2.1-6   SUBACK and UNSUBACK have it too              mqtt/filters.go        TestSubackAnswersEachFilter
+//	MQTT-2.2.2-1   a length of 0 for no properties              mqtt/filters.go        TestMalformedPackets
+//	MQTT-3.1.0-1   CONNECT is first                             mqtt/conn.go           TestMalformedPackets
+//	MQTT-3.1.0-2   and there is one                             mqtt/conn.go           TestMalformedPackets
+//	MQTT-3.1.2-1   protocol name                                mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-2   protocol level                               mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-3   reserved flag                                mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-4   a clean start discards the session           router/durable.go      TestSessionPresent
+//	MQTT-3.1.2-5   else it is resumed                           router/durable.go      TestSessionPresent
+//	MQTT-3.1.2-6   or made                                      router/durable.go      TestSessionPresent
+//	MQTT-3.1.2-7   the will is stored with the session          router/durable.go      TestWillSurvivesACrash
+//	MQTT-3.1.2-8   and published at the connection's end        mqtt/conn.go           TestWill
+//	MQTT-3.1.2-9   will topic and payload                       mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-10  the will is forgotten with DISCONNECT        mqtt/conn.go           TestWill
+//	MQTT-3.1.2-11  will QoS without a will                      mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-12  will QoS 3                                   mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-13  will retain without a will                   mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-14  a will that is not retained                  mqtt/connect.go        TestWillRetainAndProperties
+//	MQTT-3.1.2-15  one that is                                  mqtt/connect.go        TestWillRetainAndProperties
+//	MQTT-3.1.2-16  no user name without its flag                mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-17  a user name with it                          mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-18  no password without its flag                 mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-19  a password with it                           mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.2-22  silence for 1.5 times the keep alive         mqtt/conn.go           TestKeepAlive
+//	MQTT-3.1.2-23  sessions outlive connections                 router/durable.go      TestSessionPresent
+//	MQTT-3.1.2-24  no packet above the client's maximum         mqtt/replies.go        TestReasonStrings
+//	MQTT-3.1.2-25  a message above it counts as sent            mqtt/window.go         TestMaximumPacketSizeOfTheClient
+//	MQTT-3.1.2-26  no alias above the client's maximum          mqtt/window.go         TestTopicAliases
+//	MQTT-3.1.2-27  nor without one                              mqtt/window.go         TestTopicAliases
+//	MQTT-3.1.2-28  no response information                      mqtt/connect.go        TestConnackProperties
+//	MQTT-3.1.2-29  no reason strings where unwanted             mqtt/replies.go        TestReasonStrings
+//	MQTT-3.1.3-1   order of CONNECT's fields                    mqtt/connectpacket.go  TestWillRetainAndProperties
+//	MQTT-3.1.3-2   the client id names the session              router/durable.go      TestSessionPresent
+//	MQTT-3.1.3-3   a client id is there                         mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.3-4   and is text                                  mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.3-5   long ones are allowed                        mqtt/connect.go        TestAssignedClientID
+//	MQTT-3.1.3-6   one is assigned                              mqtt/connect.go        TestAssignedClientID
+//	MQTT-3.1.3-7   and is the client's                          mqtt/connect.go        TestAssignedClientID
+//	MQTT-3.1.3-8   or refused                                   mqtt/connect.go        TestMalformedConnect
+//	MQTT-3.1.3-9   a will with a delay                          router/durable.go      TestWillWithDelay
+//	MQTT-3.1.3-10  order of its user properties                 mqtt/connect.go        TestWillRetainAndProperties
+//	MQTT-3.1.3-11  its topic is text                            mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.3-12  the user name is text                        mqtt/connectpacket.go  TestMalformedConnect
+//	MQTT-3.1.4-1   CONNECT is checked                           mqtt/connect.go        TestMalformedConnect
+//	MQTT-3.1.4-2   and authorised                               mqtt/connect.go        TestConnackCodes
+//	MQTT-3.1.4-3   takeover                                     mqtt/connect.go        TestTakeoverClosesTheOldConnectionFirst
+//	MQTT-3.1.4-4   clean start is processed                     mqtt/connect.go        TestSessionPresent
+//	MQTT-3.1.4-5   CONNACK says success                         mqtt/connect.go        TestConnackComesFirstAndOnce
+//	MQTT-3.1.4-6   nothing is done after a refusal              mqtt/connect.go        TestMalformedConnect
+//	MQTT-3.2.0-1   CONNACK is first                             mqtt/connect.go        TestConnackComesFirstAndOnce
+//	MQTT-3.2.0-2   and there is one                             mqtt/conn.go           TestConnackComesFirstAndOnce
+//	MQTT-3.2.2-1   its reserved flags                           mqtt/connect.go        TestConnackComesFirstAndOnce
+//	MQTT-3.2.2-2   session present after a clean start          mqtt/connect.go        TestSessionPresent
+//	MQTT-3.2.2-3   and else                                     mqtt/connect.go        TestSessionPresent
+//	MQTT-3.2.2-6   no session present in a refusal              mqtt/connect.go        TestMalformedConnect
+//	MQTT-3.2.2-7   a refusal closes                             mqtt/connect.go        TestMalformedConnect
+//	MQTT-3.2.2-8   its reason codes                             mqtt/codes.go          TestConnackCodes
+//	MQTT-3.2.2-9   every QoS is supported                       mqtt/connect.go        TestConnackProperties
+//	MQTT-3.2.2-15  packets above the server's maximum           mqtt/frame.go          TestR25LengthsAreNotTrusted
+//	MQTT-3.2.2-16  assigned ids are unique                      mqtt/connect.go        TestAssignedClientID
+//	MQTT-3.2.2-17  aliases above the server's maximum           mqtt/publish.go        TestMalformedPackets
+//	MQTT-3.2.2-19  a reason string that is too large            mqtt/connect.go        TestReasonStrings
+//	MQTT-3.2.2-21  server keep alive                            mqtt/connect.go        TestConnackProperties
+//	MQTT-3.2.2-22  or the client's own                          mqtt/connect.go        TestConnackProperties
+//	MQTT-3.3.1-1   DUP when sent again                          mqtt/feed.go           TestSessionKeepsMessagesInOrder
+//	MQTT-3.3.1-2   no DUP with QoS 0                            mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.3.1-3   DUP is not passed on                         mqtt/message.go        TestDupIsNotPassedOn
+//	MQTT-3.3.1-4   QoS 3                                        mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.3.1-5   a retained message is replaced               router/retained.go     TestRetainedIsReplacedAndRemoved
+//	MQTT-3.3.1-6   an empty one removes it                      router/retained.go     TestRetainedIsReplacedAndRemoved
+//	MQTT-3.3.1-7   and is not kept                              router/retained.go     TestRetainedIsReplacedAndRemoved
+//	MQTT-3.3.1-8   one without RETAIN changes nothing           router/retained.go     TestRetainedIsReplacedAndRemoved
+//	MQTT-3.3.1-9   retain handling 0                            mqtt/subscribe.go      TestRetainHandling
+//	MQTT-3.3.1-10  retain handling 1                            mqtt/subscribe.go      TestRetainHandling
+//	MQTT-3.3.1-11  retain handling 2                            mqtt/subscribe.go      TestRetainHandling
+//	MQTT-3.3.1-12  RETAIN is 0 for live messages                mqtt/feed.go           TestRetainedIsReplacedAndRemoved
+//	MQTT-3.3.1-13  unless as published                          mqtt/feed.go           TestNoLocalAndRetainAsPublished
+//	MQTT-3.3.2-1   the topic is text                            mqtt/publish.go        TestMalformedPackets
+//	MQTT-3.3.2-2   without wildcards                            mqtt/publish.go        TestMalformedPackets
+//	MQTT-3.3.2-3   and matches the filter                       router/match.go        TestTopicMatching
+//	MQTT-3.3.2-4   payload format travels                       mqtt/encode.go         TestPropertiesTravel
+//	MQTT-3.3.2-5   expired messages are not sent                mqtt/feed.go           TestMessageExpiry
+//	MQTT-3.3.2-6   the rest of the interval                     mqtt/window.go         TestMessageExpiry
+//	MQTT-3.3.2-7   aliases end with the connection              mqtt/window.go         TestR5StoredMessagesKeepTheirTopic
+//	MQTT-3.3.2-8   alias 0                                      mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.3.2-9   alias above the maximum                      mqtt/publish.go        TestMalformedPackets
+//	MQTT-3.3.2-11  aliases of ours                              mqtt/window.go         TestTopicAliases
+//	MQTT-3.3.2-12  all aliases up to the maximum                mqtt/publish.go        TestTopicAliases
+//	MQTT-3.3.2-13  the response topic is text                   mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.3.2-14  without wildcards                            mqtt/message.go        TestMalformedPackets
+//	MQTT-3.3.2-15  and travels                                  mqtt/encode.go         TestPropertiesTravel
+//	MQTT-3.3.2-16  correlation data travel                      mqtt/encode.go         TestPropertiesTravel
+//	MQTT-3.3.2-17  user properties travel                       mqtt/encode.go         TestPropertiesTravel
+//	MQTT-3.3.2-18  in order                                     mqtt/encode.go         TestPropertiesTravel
+//	MQTT-3.3.2-19  the content type is text                     mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.3.2-20  and travels                                  mqtt/encode.go         TestPropertiesTravel
+//	MQTT-3.3.4-1   PUBLISH is answered by its QoS               mqtt/publish.go        TestPublishReachesSubscribersWithTheLowerQoS
+//	MQTT-3.3.4-2   overlapping subscriptions                    mqtt/session.go        TestOverlappingSubscriptions
+//	MQTT-3.3.4-3   subscription identifiers                     mqtt/encode.go         TestOverlappingSubscriptions
+//	MQTT-3.3.4-4   all of one copy                              mqtt/session.go        TestOverlappingSubscriptions
+//	MQTT-3.3.4-5   or one of each copy                          mqtt/feed.go           TestOverlappingSubscriptions
+//	MQTT-3.3.4-6   none from a client                           mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.3.4-7   the server's receive maximum                 mqtt/received.go       TestReceiveMaximumOfTheServer
+//	MQTT-3.3.4-9   the client's receive maximum                 mqtt/connect.go        TestReceiveMaximumIsExact
+//	MQTT-3.3.4-10  stops nothing else                           mqtt/feed.go           TestUnacknowledgedReleaseAndManyRetainedKeepTheFlow
+//	MQTT-3.4.2-1   PUBACK's reason codes                        mqtt/codes.go          TestReasonStrings
+//	MQTT-3.4.2-2   its reason string fits                       mqtt/replies.go        TestReasonStrings
+//	MQTT-3.5.2-1   PUBREC's reason codes                        mqtt/codes.go          TestReasonStrings
+//	MQTT-3.5.2-2   its reason string fits                       mqtt/replies.go        TestReasonStrings
+//	MQTT-3.6.1-1   PUBREL's flags                               mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.6.2-1   PUBREL's reason codes                        mqtt/window.go         TestPubrelOfUnknownID
+//	MQTT-3.7.2-1   PUBCOMP's reason codes                       mqtt/received.go       TestPubrelOfUnknownID
+//	MQTT-3.8.1-1   SUBSCRIBE's flags                            mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.8.3-1   filters are text                             mqtt/filters.go        TestMalformedPackets
+//	MQTT-3.8.3-2   and there is one                             mqtt/filters.go        TestMalformedPackets
+//	MQTT-3.8.3-3   no local                                     router/session.go      TestNoLocalAndRetainAsPublished
+//	MQTT-3.8.3-4   not for shared subscriptions                 mqtt/subscribe.go      TestMalformedPackets
+//	MQTT-3.8.3-5   reserved bits of the options                 mqtt/filters.go        TestMalformedPackets
+//	MQTT-3.8.4-1   SUBACK follows                               mqtt/subscribe.go      TestSubackAnswersEachFilter
+//	MQTT-3.8.4-2   with the identifier                          mqtt/subscribe.go      TestSubackAnswersEachFilter
+//	MQTT-3.8.4-3   the same filter replaces                     mqtt/subscribe.go      TestSubscribeAgainReplaces
+//	MQTT-3.8.4-4   and loses nothing                            mqtt/subscribe.go      TestSubscribeAgainReplaces
+//	MQTT-3.8.4-5   several filters                              mqtt/subscribe.go      TestSubackAnswersEachFilter
+//	MQTT-3.8.4-6   a code for each                              mqtt/subscribe.go      TestSubackAnswersEachFilter
+//	MQTT-3.8.4-7   QoS granted, or why not                      mqtt/subscribe.go      TestSubackAnswersEachFilter
+//	MQTT-3.8.4-8   the lower QoS                                mqtt/feed.go           TestPublishReachesSubscribersWithTheLowerQoS
+//	MQTT-3.9.2-1   SUBACK's reason string fits                  mqtt/replies.go        TestReasonStrings
+//	MQTT-3.9.3-1   its codes are in order                       mqtt/filters.go        TestSubackAnswersEachFilter
+//	MQTT-3.9.3-2   and exist                                    mqtt/subscribe.go      TestSubackAnswersEachFilter
+//	MQTT-3.10.1-1  UNSUBSCRIBE's flags                          mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.10.3-1  filters are text                             mqtt/filters.go        TestMalformedPackets
+//	MQTT-3.10.3-2  and there is one                             mqtt/filters.go        TestMalformedPackets
+//	MQTT-3.10.4-1  filters are compared exactly                 mqtt/subscribe.go      TestUnsubackAnswersEachFilter
+//	MQTT-3.10.4-2  nothing new comes                            mqtt/subscribe.go      TestUnsubscribeCompletesWhatIsUnderWay
+//	MQTT-3.10.4-3  what is under way is completed               mqtt/window.go         TestUnsubscribeCompletesWhatIsUnderWay
+//	MQTT-3.10.4-4  UNSUBACK follows                             mqtt/subscribe.go      TestUnsubackAnswersEachFilter
+//	MQTT-3.10.4-5  with the identifier                          mqtt/subscribe.go      TestUnsubackAnswersEachFilter
+//	MQTT-3.10.4-6  several filters                              mqtt/subscribe.go      TestUnsubackAnswersEachFilter
+//	MQTT-3.11.3-1  its codes are in order                       mqtt/filters.go        TestUnsubackAnswersEachFilter
+//	MQTT-3.11.3-2  and exist                                    mqtt/subscribe.go      TestUnsubackAnswersEachFilter
+//	MQTT-3.12.4-1  PINGRESP                                     mqtt/conn.go           TestKeepAlive
+//	MQTT-3.14.0-1  no DISCONNECT before CONNACK                 mqtt/conn.go           TestMalformedPackets
+//	MQTT-3.14.1-1  DISCONNECT's flags                           mqtt/packet.go         TestMalformedPackets
+//	MQTT-3.14.2-1  its reason codes                             mqtt/conn.go           TestMalformedPackets
+//	MQTT-3.14.2-2  no session expiry from the server            mqtt/conn.go           TestReasonStrings
+//	MQTT-3.14.2-3  its reason string fits                       mqtt/conn.go           TestReasonStrings
+//	MQTT-3.14.4-1  nothing follows it                           mqtt/conn.go           TestReasonStrings
+//	MQTT-3.14.4-2  but the connection's end                     mqtt/conn.go           TestReasonStrings
+//	MQTT-3.14.4-3  it discards the will                         mqtt/conn.go           TestWill
+//	MQTT-3.15.1-1  AUTH's flags                                 mqtt/packet.go         TestMalformedPackets
+//	MQTT-4.1.0-1   sessions live while connected                router/durable.go      TestTakeoverClosesTheOldConnectionFirst
+//	MQTT-4.1.0-2   and end when they expire                     router/durable.go      TestExpiredSessionIsGone
+//	MQTT-4.2.0-1   TCP                                          mqtt/server.go         TestMosquittoClients
+//	MQTT-4.3.1-1   QoS 0 has no DUP                             mqtt/feed.go           TestDupIsNotPassedOn
+//	MQTT-4.3.2-1   QoS 1: an unused identifier                  mqtt/window.go         TestDeliveryFlows
+//	MQTT-4.3.2-2   no DUP at first                              mqtt/window.go         TestDupIsNotPassedOn
+//	MQTT-4.3.2-3   unacknowledged until PUBACK                  mqtt/window.go         TestDeliveryFlows
+//	MQTT-4.3.2-4   PUBACK for what is taken                     mqtt/replies.go        TestIdentifiersAreFreeAgain
+//	MQTT-4.3.2-5   then the identifier is free                  mqtt/publish.go        TestIdentifiersAreFreeAgain
+//	MQTT-4.3.3-1   QoS 2: an unused identifier                  mqtt/window.go         TestDeliveryFlows
+//	MQTT-4.3.3-2   no DUP at first                              mqtt/window.go         TestDupIsNotPassedOn
+//	MQTT-4.3.3-3   unacknowledged until PUBREC                  mqtt/window.go         TestDeliveryFlows
+//	MQTT-4.3.3-4   PUBREL answers PUBREC                        mqtt/window.go         TestDeliveryFlows
+//	MQTT-4.3.3-5   and stands until PUBCOMP                     mqtt/window.go         TestDeliveryFlows
+//	MQTT-4.3.3-6   PUBLISH does not come after it               mqtt/session.go        TestQoS2SurvivesReconnectsAndRestarts
+//	MQTT-4.3.3-8   PUBREC for what is taken                     mqtt/received.go       TestIdentifiersAreFreeAgain
+//	MQTT-4.3.3-9   a refusal frees the identifier               mqtt/received.go       TestIdentifiersAreFreeAgain
+//	MQTT-4.3.3-10  nothing is published twice                   mqtt/received.go       TestQoS2IsPublishedOnce
+//	MQTT-4.3.3-11  PUBCOMP answers PUBREL                       mqtt/received.go       TestPubrelOfUnknownID
+//	MQTT-4.3.3-12  and frees the identifier                     mqtt/received.go       TestIdentifiersAreFreeAgain
+//	MQTT-4.3.3-13  whatever expires                             mqtt/publish.go        TestMessageExpiry
+//	MQTT-4.4.0-1   sent again after a reconnect, and only then  mqtt/session.go        TestSessionKeepsMessagesInOrder
+//	MQTT-4.4.0-2   not what was refused                         mqtt/window.go         TestRefusedDeliveryIsNotSentAgain
+//	MQTT-4.5.0-1   stored for each session that matches         router/router.go       TestSessionKeepsMessagesInOrder
+//	MQTT-4.6.0-2   acknowledgements are in order                mqtt/replies.go        TestAcknowledgementsFollowTheStoreInOrder
+//	MQTT-4.6.0-3   of PUBREC too                                mqtt/replies.go        TestAcknowledgementsFollowTheStoreInOrder
+//	MQTT-4.6.0-5   messages are in order                        router/ledger.go       TestSessionKeepsMessagesInOrder
+//	MQTT-4.6.0-6   of every topic                               router/session.go      TestReceiveMaximumIsExact
+//	MQTT-4.7.0-1   wildcards in filters only                    mqtt/publish.go        TestMalformedPackets
+//	MQTT-4.7.1-1   # is a level, and the last                   router/address.go      TestR13BadFilters
+//	MQTT-4.7.1-2   + is a level                                 router/address.go      TestR13BadFilters
+//	MQTT-4.7.2-1   wildcards and names with $                   router/address.go      TestTopicMatching
+//	MQTT-4.7.3-1   topics are not empty                         mqtt/publish.go        TestMalformedPackets
+//	MQTT-4.7.3-2   and have no U+0000                           mqtt/publish.go        TestMalformedPackets
+//	MQTT-4.7.3-4   nor are normalised                           router/address.go      TestTopicMatching
+//	MQTT-4.8.2-1   $share has a group                           mqtt/subscribe.go      TestR13BadFilters
+//	MQTT-4.8.2-2   and a filter                                 mqtt/subscribe.go      TestR13BadFilters
+//	MQTT-4.9.0-1   send quota                                   mqtt/connect.go        TestReceiveMaximumIsExact
+//	MQTT-4.9.0-2   nothing is sent beyond it                    mqtt/window.go         TestReceiveMaximumIsExact
+//	MQTT-4.9.0-3   all else goes on                             mqtt/window.go         TestUnacknowledgedReleaseAndManyRetainedKeepTheFlow
+//	MQTT-4.12.0-1  enhanced authentication is refused           mqtt/connect.go        TestMalformedConnect
+//	MQTT-4.12.0-6  no AUTH from the server                      mqtt/conn.go           TestConnackProperties
+//	MQTT-4.12.0-7  none from a client                           mqtt/conn.go           TestMalformedPackets
+//	MQTT-4.13.1-1  errors close the connection                  mqtt/conn.go           TestMalformedPackets
+//	MQTT-4.13.2-1  whatever was said                            mqtt/conn.go           TestMalformedPackets
 //
 // It imports the router and the codec only, and is imported by package gateway and, for MQTT over WebSocket, handed
 // connections by it.

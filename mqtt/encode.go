@@ -12,7 +12,7 @@ import (
 	"github.com/mqgate/mqgate/router"
 )
 
-// appendVarint appends a variable byte integer (MQTT 5 section 1.5.5).
+// appendVarint appends a variable byte integer (MQTT 5 section 1.5.5) [MQTT-1.5.5-1].
 func appendVarint(b []byte, n int) []byte {
 	for n >= 0x80 {
 		b = append(b, byte(n)|0x80)
@@ -39,7 +39,7 @@ func appendAck(b []byte, kind byte, id uint16, code reason, version byte) []byte
 	if kind == typePubrel {
 		first |= 2 // [MQTT-3.6.1-1]
 	}
-	if version != v5 || code == success {
+	if version != v5 || code == success { // [MQTT-2.2.1-5]
 		return append(b, first, 2, byte(id>>8), byte(id))
 	}
 	return append(b, first, 3, byte(id>>8), byte(id), byte(code))
@@ -97,16 +97,16 @@ func sharedTail(m *router.Message) []byte {
 
 // appendProperties appends the properties of a message that do not depend on who gets it when.
 func appendProperties(b []byte, m *router.Message) []byte {
-	if m.Has(router.FlagUTF8) {
+	if m.Has(router.FlagUTF8) { // [MQTT-3.3.2-4]
 		b = append(b, packets.PropPayloadFormat, 1)
 	}
-	if m.ContentType != "" && sendable(m.ContentType) {
+	if m.ContentType != "" && sendable(m.ContentType) { // [MQTT-3.3.2-20]
 		b = appendText(append(b, packets.PropContentType), m.ContentType)
 	}
-	if t := responseTopic(m.To.Vhost(), m.ReplyTo); t != "" {
+	if t := responseTopic(m.To.Vhost(), m.ReplyTo); t != "" { // [MQTT-3.3.2-15]
 		b = appendText(append(b, packets.PropResponseTopic), t)
 	}
-	if m.CorrelationID != "" {
+	if m.CorrelationID != "" { // [MQTT-3.3.2-16]
 		if data := correlationData(m.CorrelationID); len(data) <= 65535 {
 			b = append(binary.BigEndian.AppendUint16(append(b, packets.PropCorrelationData), uint16(len(data))), data...)
 		}
@@ -218,10 +218,6 @@ func encode(pk *packets.Packet) []byte {
 	switch pk.FixedHeader.Type {
 	case typeConnack:
 		err = pk.ConnackEncode(&b)
-	case typeSuback:
-		err = pk.SubackEncode(&b)
-	case typeUnsuback:
-		err = pk.UnsubackEncode(&b)
 	case typeDisconnect:
 		err = pk.DisconnectEncode(&b)
 	}

@@ -30,7 +30,7 @@ type feedOptions struct {
 func (fd *feed) set(s *subscription) {
 	o := &feedOptions{qos: s.qos, asIs: s.asIs, shared: s.id == 0 && fd.conn.aliasMax == 0}
 	if s.id > 0 {
-		o.ids = []int{s.id}
+		o.ids = []int{s.id} // [MQTT-3.3.4-5]
 	}
 	fd.opt.Store(o)
 }
@@ -44,7 +44,7 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 		return true // the client has unsubscribed meanwhile: nothing was lost
 	}
 	c, o := fd.conn, fd.opt.Load()
-	if o.shared && m.ExpiresUnixMs == 0 && min(o.qos, qosOf(m)) == 0 {
+	if o.shared && m.ExpiresUnixMs == 0 && min(o.qos, qosOf(m)) == 0 { // [MQTT-4.3.1-1]
 		return fd.share(m, o, w)
 	}
 	if m.ExpiresUnixMs > 0 && m.Expired(time.Now().UnixMilli()) { // [MQTT-3.3.2-5]
@@ -57,7 +57,7 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 		return true
 	}
 	s := o.options(m)
-	if s.qos == 0 {
+	if s.qos == 0 { // [MQTT-3.3.4-10]
 		_, sent := c.send(m, 0, s, w)
 		return sent || c.ending.Load() != nil
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/mqgate/mqgate/router"
 )
 
+// It holds the gateway to MQTT-2.2.1-5, MQTT-3.3.4-1, MQTT-3.8.4-8.
 func TestPublishReachesSubscribersWithTheLowerQoS(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v byte) {
 		fx := start(t)
@@ -40,6 +41,7 @@ func TestPublishReachesSubscribersWithTheLowerQoS(t *testing.T) {
 	})
 }
 
+// It holds the gateway to MQTT-4.3.3-10.
 func TestQoS2IsPublishedOnce(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v byte) {
 		fx := start(t)
@@ -65,6 +67,7 @@ func TestQoS2IsPublishedOnce(t *testing.T) {
 	})
 }
 
+// It holds the gateway to MQTT-3.6.2-1, MQTT-3.7.2-1, MQTT-4.3.3-11.
 func TestPubrelOfUnknownID(t *testing.T) {
 	for v, code := range map[byte]byte{v311: 0, v5: byte(idNotFound)} {
 		fx := start(t)
@@ -76,6 +79,7 @@ func TestPubrelOfUnknownID(t *testing.T) {
 	}
 }
 
+// It holds the gateway to MQTT-3.3.2-4, MQTT-3.3.2-15, MQTT-3.3.2-16, MQTT-3.3.2-17, MQTT-3.3.2-18, MQTT-3.3.2-20.
 func TestPropertiesTravel(t *testing.T) {
 	fx := start(t)
 	s, p := fx.login(v5, "s"), fx.login(v5, "p")
@@ -147,10 +151,13 @@ func TestCorrelationData(t *testing.T) {
 	}
 }
 
+// It holds the gateway to MQTT-3.1.2-26, MQTT-3.1.2-27, MQTT-3.3.2-11, MQTT-3.3.2-12.
 func TestTopicAliases(t *testing.T) {
 	fx := start(t)
 	s := fx.login(v5, "s", func(pk *packets.Packet) { pk.Properties.TopicAliasMaximum = 1 })
 	s.subscribe(1, 0, "#")
+	none := fx.login(v5, "none")
+	none.subscribe(1, 0, "again")
 	p := fx.login(v5, "p")
 	set := publishPacket("long/topic", "1", 0, 0)
 	set.Properties.TopicAlias, set.Properties.TopicAliasFlag = 4, true
@@ -169,10 +176,29 @@ func TestTopicAliases(t *testing.T) {
 	if m = s.message("other", "3", 0); m.Properties.TopicAliasFlag {
 		t.Errorf("alias %d is above the client's maximum", m.Properties.TopicAlias)
 	}
+	for range 2 { // a client that takes none
+		p.publish("again", "x", 0, 0)
+		s.message("again", "x", 0)
+		if m = none.message("again", "x", 0); m.Properties.TopicAliasFlag {
+			t.Errorf("alias %d for a client that takes none", m.Properties.TopicAlias)
+		}
+	}
+	for n := uint16(1); n <= 32; n++ { // all that CONNACK announces
+		set.TopicName, set.Properties.TopicAlias = fmt.Sprint("alias/", n), n
+		p.send(set)
+	}
+	for n := uint16(1); n <= 32; n++ {
+		use.Properties.TopicAlias = n
+		p.send(use)
+	}
+	for i := range 64 {
+		s.message(fmt.Sprint("alias/", i%32+1), []string{"1", "2"}[i/32], 0)
+	}
 	unset := publishPacket("", "x", 0, 0)
 	unset.Properties.TopicAlias, unset.Properties.TopicAliasFlag = 5, true
-	p.send(unset)
-	if code := p.expectClosed(); code != byte(protocolError) {
+	u := fx.login(v5, "u")
+	u.send(unset)
+	if code := u.expectClosed(); code != byte(protocolError) {
 		t.Errorf("an alias that was not set: %#x", code)
 	}
 	q := fx.login(v5, "q")
@@ -183,6 +209,7 @@ func TestTopicAliases(t *testing.T) {
 	}
 }
 
+// It holds the gateway to MQTT-3.3.1-13, MQTT-3.8.3-3.
 func TestNoLocalAndRetainAsPublished(t *testing.T) {
 	fx := start(t)
 	c := fx.login(v5, "c")

@@ -54,7 +54,7 @@ func (f *framer) announced() (n, head int, err error) {
 	b := f.buf[f.start:f.end]
 	for i := 1; i < len(b); i++ {
 		n |= int(b[i]&0x7f) << (7 * (i - 1))
-		if n > f.limit {
+		if n > f.limit { // [MQTT-3.2.2-15]
 			return 0, 0, errOversize
 		}
 		if b[i] < 0x80 {

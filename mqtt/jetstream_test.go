@@ -93,6 +93,7 @@ func TestOnJetStream(t *testing.T) {
 }
 
 // TestWillSurvivesACrash: the session's record has the will of a client that was connected when the gateway died.
+// It holds the gateway to MQTT-3.1.2-7.
 func TestWillSurvivesACrash(t *testing.T) {
 	fx := start(t)
 	fx.login(v5, "s", durableFor(600), withWill("will/s", "gone", 1))

@@ -21,7 +21,7 @@ const (
 // base64Mark begins the correlation id of correlation data that is not plain text.
 const base64Mark = "base64:"
 
-// message makes the router's message of a PUBLISH packet, with copies of all that must outlive the read buffer.
+// message makes the router's message of a PUBLISH packet, with copies of all that must outlive the read buffer [MQTT-3.3.1-3].
 func (c *conn) message(p *publish, to router.Address) (*router.Message, error) {
 	m := &router.Message{To: to, Priority: router.DefaultPriority}
 	setQoS(m, p.qos)

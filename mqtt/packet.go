@@ -2,8 +2,6 @@ package mqtt
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -55,7 +53,7 @@ func checkFirst(first byte) error {
 	case 0: // [MQTT-2.1.2-1]
 		return faulty(malformed, "packet type 0 is forbidden")
 	}
-	if first&0x0f != 0 { // [MQTT-2.1.3-1]
+	if first&0x0f != 0 { // [MQTT-2.1.3-1] [MQTT-3.14.1-1] [MQTT-3.15.1-1]
 		return faulty(malformed, "packet type %d has flags %d instead of 0", first>>4, first&0x0f)
 	}
 	return nil
@@ -129,7 +127,7 @@ func decodePublish(p *publish, first byte, b []byte, version byte) (err error) {
 	if p.topic, b, err = cutBytes(b); err != nil {
 		return err
 	}
-	if p.qos > 0 {
+	if p.qos > 0 { // [MQTT-2.2.1-2]
 		if p.id, b, err = cutUint16(b); err != nil {
 			return err
 		}
@@ -191,8 +189,8 @@ const (
 var propertyKinds = [...]propertyKind{
 	packets.PropPayloadFormat:          kindByte,
 	packets.PropMessageExpiryInterval:  kindUint32,
-	packets.PropContentType:            kindText,
-	packets.PropResponseTopic:          kindText,
+	packets.PropContentType:            kindText, // [MQTT-3.3.2-19]
+	packets.PropResponseTopic:          kindText, // [MQTT-3.3.2-13]
 	packets.PropCorrelationData:        kindBytes,
 	packets.PropSubscriptionIdentifier: kindVarint,
 	packets.PropSessionExpiryInterval:  kindUint32,
@@ -299,7 +297,7 @@ func (p *property) cut(b []byte) (rest []byte, err error) {
 		p.text, rest, err = cutBytes(b)
 	case kindText:
 		p.text, rest, err = cutText(b)
-	case kindPair:
+	case kindPair: // [MQTT-1.5.7-1]
 		if p.text, rest, err = cutText(b); err == nil {
 			p.value, rest, err = cutText(rest)
 		}
@@ -332,6 +330,7 @@ func cutText(b []byte) (v, rest []byte, err error) {
 	return v, rest, err
 }
 
+// validText reports whether v may stand in a string. A byte order mark is a character like others [MQTT-1.5.4-3].
 func validText(v []byte) bool {
 	for _, c := range v {
 		if c == 0 || c >= utf8.RuneSelf {
@@ -375,40 +374,4 @@ func decodeAcknowledgement(kind byte, b []byte, version byte) (a acknowledgement
 		return a, err
 	}
 	return a, eachProperty(props, kind, func(property) error { return nil })
-}
-
-// errCodec is what a panic of the codec becomes.
-var errCodec = errors.New("the codec failed on a packet")
-
-// decode has the codec read a packet. Its strings refer to b, which must be the packet's own. A panic, which a truncated
-// SUBSCRIBE causes, becomes an error that wraps errCodec.
-func decode(pk *packets.Packet, first byte, b []byte, version byte) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = &fault{code: malformed, text: "the packet ends early", cause: fmt.Errorf("%w: %v", errCodec, p)}
-		}
-	}()
-	pk.FixedHeader = packets.FixedHeader{Type: first >> 4, Qos: first >> 1 & 3, Remaining: len(b)}
-	pk.ProtocolVersion = version
-	switch pk.FixedHeader.Type {
-	case typeConnect:
-		err = pk.ConnectDecode(b)
-	case typeSubscribe:
-		err = pk.SubscribeDecode(b)
-	case typeUnsubscribe:
-		err = pk.UnsubscribeDecode(b)
-	case typeDisconnect:
-		err = pk.DisconnectDecode(b)
-	default:
-		err = fmt.Errorf("packet type %d is not for the codec", pk.FixedHeader.Type)
-	}
-	if err != nil {
-		code := malformed
-		var c packets.Code
-		if errors.As(err, &c) && c.Code == byte(protocolError) {
-			code = protocolError
-		}
-		return &fault{code: code, text: "the packet cannot be read", cause: err}
-	}
-	return nil
 }

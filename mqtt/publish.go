@@ -22,11 +22,11 @@ func (c *conn) publish(first byte, body []byte) error {
 		}
 		return c.publishFree(&p, to)
 	}
-	again, err := c.enter(&p)
+	again, err := c.enter(&p) // [MQTT-4.3.2-5]
 	if again || err != nil {
 		return err
 	}
-	kind := byte(typePuback)
+	kind := byte(typePuback) // [MQTT-3.3.4-1]
 	if p.qos == 2 {
 		kind = typePubrec
 	}
@@ -45,7 +45,7 @@ func (c *conn) publish(first byte, body []byte) error {
 		c.durable.noteAndPublish(m, r)
 		return nil
 	}
-	c.hand(m, r, &c.batch)
+	c.hand(m, r, &c.batch) // [MQTT-4.3.3-13]
 	return nil
 }
 
@@ -85,7 +85,7 @@ func (c *conn) refusePublish(kind byte, id uint16, cause error) error {
 	if kind == typePubrec {
 		c.refuse(id)
 	}
-	c.answer(&c.batch, kind, id, code)
+	c.answerWhy(&c.batch, kind, id, code, publicText(cause))
 	return nil
 }
 
@@ -100,7 +100,7 @@ func (c *conn) target(p *publish) (to router.Address, refused, err error) {
 		}
 		return c.aliases[p.alias-1], nil, nil
 	}
-	if p.alias != 0 && int(p.alias) > c.server.opt.TopicAliases { // [MQTT-3.3.2-9]
+	if p.alias != 0 && int(p.alias) > c.server.opt.TopicAliases { // [MQTT-3.3.2-9] [MQTT-3.2.2-17]
 		return to, nil, faulty(badAlias, "topic alias %d is above the maximum of %d", p.alias, c.server.opt.TopicAliases)
 	}
 	to, known := c.topics[string(p.topic)]
@@ -111,7 +111,7 @@ func (c *conn) target(p *publish) (to router.Address, refused, err error) {
 	}
 	if p.alias != 0 {
 		if c.aliases == nil {
-			c.aliases = make([]router.Address, c.server.opt.TopicAliases)
+			c.aliases = make([]router.Address, c.server.opt.TopicAliases) // [MQTT-3.3.2-12]
 		}
 		c.aliases[p.alias-1] = to
 	}
@@ -126,11 +126,11 @@ func (c *conn) aliasReason(alias uint16) reason {
 }
 
 func (c *conn) parseTopic(topic string) (to router.Address, refused, err error) {
-	if !validText([]byte(topic)) { // [MQTT-3.3.2-1]
+	if !validText([]byte(topic)) { // [MQTT-3.3.2-1] [MQTT-4.7.3-2]
 		return to, nil, faulty(malformed, "the topic is not valid UTF-8, or contains U+0000")
 	}
 	for i := range len(topic) {
-		if topic[i] == '+' || topic[i] == '#' { // [MQTT-3.3.2-2]
+		if topic[i] == '+' || topic[i] == '#' { // [MQTT-3.3.2-2] [MQTT-4.7.0-1]
 			return to, nil, faulty(badTopic, "the topic %.64q has a wildcard", topic)
 		}
 	}

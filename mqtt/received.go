@@ -38,7 +38,7 @@ func (c *conn) enter(p *publish) (again bool, err error) {
 			return c.cameBefore(p.id, in), nil
 		}
 	}
-	if c.version == v5 && c.quota >= c.server.opt.ReceiveMaximum { // [MQTT-3.3.4-9]
+	if c.version == v5 && c.quota >= c.server.opt.ReceiveMaximum { // [MQTT-3.3.4-9] [MQTT-3.3.4-7]
 		return false, faulty(receiveMaximum, "more than %d publishes of QoS 1 and 2 are not completed", c.server.opt.ReceiveMaximum)
 	}
 	c.quota++
@@ -76,7 +76,7 @@ func (c *conn) refuse(id uint16) {
 	in, known := c.received[id]
 	switch {
 	case !known:
-	case c.version == v5 || c.durable == nil:
+	case c.version == v5 || c.durable == nil: // [MQTT-4.3.3-9]
 		delete(c.received, id)
 	default:
 		in.state = receiptUnsure
@@ -84,7 +84,7 @@ func (c *conn) refuse(id uint16) {
 	}
 }
 
-// answered has the PUBREC of a publish leave, or wait for the session's record; with mu held.
+// answered has the PUBREC of a publish leave, or wait for the session's record; with mu held [MQTT-4.3.3-8].
 func (c *conn) answered(r *reply, stored bool) {
 	if !stored {
 		c.refuse(r.id)
@@ -109,7 +109,7 @@ func (c *conn) pubrel(a acknowledgement) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, known := c.received[a.id]
-	delete(c.received, a.id)
+	delete(c.received, a.id) // [MQTT-4.3.3-12]
 	switch {
 	case known && c.durable != nil:
 		// The client may use the identifier for another message as soon as it reads PUBCOMP: the record must not
@@ -119,8 +119,8 @@ func (c *conn) pubrel(a acknowledgement) {
 	case known:
 		c.answer(&c.batch, typePubcomp, a.id, success)
 	case c.version == v5:
-		c.quota++ // writeReply takes off what was not counted
-		c.answer(&c.batch, typePubcomp, a.id, idNotFound)
+		c.quota++                                         // writeReply takes off what was not counted
+		c.answer(&c.batch, typePubcomp, a.id, idNotFound) // [MQTT-3.7.2-1]
 	default:
 		c.quota++
 		c.answer(&c.batch, typePubcomp, a.id, success) // [MQTT-4.3.3-11]

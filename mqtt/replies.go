@@ -1,7 +1,11 @@
 package mqtt
 
 import (
+	"encoding/binary"
+	"strings"
 	"sync"
+
+	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/mqgate/mqgate/router"
 	"github.com/mqgate/mqgate/router/outbox"
@@ -15,6 +19,7 @@ type reply struct {
 	kind   byte
 	id     uint16
 	code   reason
+	text   string // why, if it failed
 	ready  bool
 	size   int // bytes that count as unconfirmed
 	next   *reply
@@ -95,7 +100,7 @@ func (r *reply) done(_ router.Stored, err error, w *outbox.Batch) {
 	defer c.mu.Unlock()
 	c.unconfirmed.count--
 	c.unconfirmed.bytes -= r.size
-	if r.kind == typePubrec {
+	if r.kind == typePubrec { // [MQTT-4.3.2-4]
 		c.answered(r, err == nil)
 	} else {
 		r.ready = true
@@ -110,7 +115,7 @@ func (r *reply) done(_ router.Stored, err error, w *outbox.Batch) {
 
 // publishFailed notes why a publish failed. MQTT 3 has no words for it: the connection ends, and the client sends it again.
 func (c *conn) publishFailed(r *reply, err error) {
-	r.code = reasonOf(err)
+	r.code, r.text = reasonOf(err), publicText(err)
 	if c.version != v5 {
 		c.stop(&fault{code: r.code, text: "a message could not be stored", cause: err})
 	}
@@ -121,7 +126,7 @@ func (c *conn) emit(w *outbox.Batch) {
 	for r := c.replies.head; r != nil && r.ready; r = c.replies.head {
 		c.replies.pop()
 		if r.code < unspecified || c.version == v5 {
-			c.writeReply(w, r.kind, r.id, r.code)
+			c.writeReply(w, r.kind, r.id, r.code, r.text)
 		}
 		r.recycle()
 	}
@@ -129,22 +134,61 @@ func (c *conn) emit(w *outbox.Batch) {
 
 // answer writes a reply behind all earlier ones; with mu held.
 func (c *conn) answer(w *outbox.Batch, kind byte, id uint16, code reason) {
+	c.answerWhy(w, kind, id, code, "")
+}
+
+func (c *conn) answerWhy(w *outbox.Batch, kind byte, id uint16, code reason, text string) {
 	if c.replies.head == nil {
-		c.writeReply(w, kind, id, code)
+		c.writeReply(w, kind, id, code, text)
 		return
 	}
 	r := replyPool.Get().(*reply)
-	r.conn, r.kind, r.id, r.code, r.ready = c, kind, id, code, true
+	r.conn, r.kind, r.id, r.code, r.text, r.ready = c, kind, id, code, text, true
 	c.replies.push(r)
 }
 
-func (c *conn) writeReply(w *outbox.Batch, kind byte, id uint16, code reason) {
+func (c *conn) writeReply(w *outbox.Batch, kind byte, id uint16, code reason, text string) {
 	if kind == typePuback || kind == typePubcomp || kind == typePubrec && code >= unspecified {
 		c.quota--
+	}
+	if text != "" && c.version == v5 {
+		c.out.End(w, c.appendRefusal(kind, id, code, text))
+		return
 	}
 	buf, ok := c.out.BeginControl(5)
 	if ok {
 		buf = appendAck(buf, kind, id, code, c.version)
 	}
 	c.out.End(w, buf)
+}
+
+// appendRefusal begins a PUBACK or PUBREC that says why in words, if the client wants them and takes them.
+func (c *conn) appendRefusal(kind byte, id uint16, code reason, text string) []byte {
+	props := c.reasonString(text, 1+4+2+1)
+	n := 3 + len(props)
+	buf, ok := c.out.BeginControl(5 + len(props))
+	if !ok {
+		return buf
+	}
+	buf = appendVarint(append(buf, kind<<4), n)
+	buf = append(binary.BigEndian.AppendUint16(buf, id), byte(code))
+	return append(buf, props...)
+}
+
+// reasonString gives the properties of a packet that consist of a reason string, with their length; none at all if the
+// client does not want it [MQTT-3.1.2-29], or the packet, with so many other bytes, would be larger than it takes
+// [MQTT-3.4.2-2] [MQTT-3.5.2-2] [MQTT-3.9.2-1].
+func (c *conn) reasonString(text string, others int) []byte {
+	const longest = 120 // the length of the properties then fits one byte
+	if !c.problemInfo || text == "" {
+		return nil
+	}
+	if len(text) > longest {
+		text = strings.ToValidUTF8(text[:longest], "")
+	}
+	props := appendText([]byte{byte(3 + len(text)), packets.PropReasonString}, text)
+	if c.maxPacket > 0 && others+len(props) > c.maxPacket { // [MQTT-3.1.2-24]
+		return nil
+	}
+	return props
 }

@@ -59,7 +59,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	pause := time.Duration(0)
 	for {
-		socket, err := l.Accept()
+		socket, err := l.Accept() // [MQTT-4.2.0-1]
 		if err == nil {
 			pause = 0
 			s.accepted(socket)

@@ -132,7 +132,7 @@ func (d *durable) resume() error {
 	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		c.writeReply(&c.batch, typePubrel, id, success)
+		c.writeReply(&c.batch, typePubrel, id, success, "")
 	}
 	c.mu.Unlock()
 	for _, st := range d.restored {
@@ -319,7 +319,7 @@ func (c *conn) inboxOptions(m *router.Message) (s sendOptions, matched bool) {
 		matched = true
 		s.qos = max(s.qos, min(sub.qos, qosOf(m)))
 		s.retain = s.retain || sub.asIs && m.Has(router.FlagRetain)
-		if sub.id > 0 {
+		if sub.id > 0 { // [MQTT-3.3.4-4]
 			s.ids = append(s.ids, sub.id)
 		}
 	}
@@ -330,7 +330,7 @@ func (c *conn) inboxOptions(m *router.Message) (s sendOptions, matched bool) {
 // receive sends a message of the inbox; with mu held.
 func (d *durable) receive(fd *feed, x *router.Delivery, w *outbox.Batch) bool {
 	c := d.conn
-	if f := d.released[x.Seq]; f != nil { // the client has it: only its PUBCOMP is missing
+	if f := d.released[x.Seq]; f != nil { // the client has it: only its PUBCOMP is missing [MQTT-4.3.3-6]
 		delete(d.released, x.Seq)
 		f.delivery = x
 		if f.finished {

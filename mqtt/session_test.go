@@ -25,6 +25,7 @@ func (fx *fixture) gone(c *client) {
 	})
 }
 
+// It holds the gateway to MQTT-3.3.1-1, MQTT-4.5.0-1, MQTT-4.6.0-5.
 func TestSessionKeepsMessagesInOrder(t *testing.T) {
 	for _, v := range []byte{v311, v5} {
 		fx := start(t)
@@ -68,6 +69,7 @@ func TestSessionKeepsMessagesInOrder(t *testing.T) {
 	}
 }
 
+// It holds the gateway to MQTT-4.3.3-6.
 func TestQoS2SurvivesReconnectsAndRestarts(t *testing.T) {
 	for _, v := range []byte{v311, v5} {
 		fx := start(t)
@@ -103,8 +105,10 @@ func TestQoS2SurvivesReconnectsAndRestarts(t *testing.T) {
 		}
 		fx.gone(s)
 		s = fx.login(v, "s", durableFor(600))
-		if rest := s.barrier(); len(rest) > 0 {
-			t.Errorf("after the end came: %v", bodies(rest))
+		for _, pk := range s.barrier() { // if it was gone before its PUBCOMP was stored, it may see PUBREL again
+			if pk.FixedHeader.Type != typePubrel {
+				t.Errorf("after the end came packet type %d: %q", pk.FixedHeader.Type, pk.Payload)
+			}
 		}
 	}
 }
@@ -135,6 +139,7 @@ func TestSessionBelongsToItsUser(t *testing.T) {
 	}
 }
 
+// It holds the gateway to MQTT-3.1.4-3, MQTT-4.1.0-1.
 func TestTakeoverClosesTheOldConnectionFirst(t *testing.T) {
 	for _, opts := range [][]connectOption{nil, {durableFor(600)}} {
 		fx := start(t)
@@ -209,6 +214,7 @@ func TestSimultaneousConnectsLeaveOne(t *testing.T) {
 	}
 }
 
+// It holds the gateway to MQTT-3.3.4-9, MQTT-4.6.0-6, MQTT-4.9.0-1, MQTT-4.9.0-2.
 func TestReceiveMaximumIsExact(t *testing.T) {
 	for _, opts := range [][]connectOption{{receiveMax(10)}, {receiveMax(10), durableFor(60)}} {
 		fx := start(t)
@@ -264,6 +270,7 @@ func withWill(topic, payload string, delaySec uint32) connectOption {
 	}
 }
 
+// It holds the gateway to MQTT-3.1.2-8, MQTT-3.1.2-10, MQTT-3.14.4-3.
 func TestWill(t *testing.T) {
 	for _, v := range []byte{v311, v5} {
 		t.Run(fmt.Sprint("v", v), func(t *testing.T) {
@@ -295,6 +302,7 @@ func TestWill(t *testing.T) {
 	}
 }
 
+// It holds the gateway to MQTT-3.1.3-9.
 func TestWillWithDelay(t *testing.T) {
 	fx := start(t)
 	w := fx.login(v5, "watcher")
@@ -319,6 +327,7 @@ func TestWillWithDelay(t *testing.T) {
 	})
 }
 
+// It holds the gateway to MQTT-4.1.0-2.
 func TestExpiredSessionIsGone(t *testing.T) {
 	fx := start(t)
 	s := fx.login(v5, "s", durableFor(1))
@@ -353,6 +362,7 @@ func TestDisconnectChangesTheExpiry(t *testing.T) {
 	}
 }
 
+// It holds the gateway to MQTT-3.3.4-10, MQTT-4.9.0-3.
 func TestUnacknowledgedReleaseAndManyRetainedKeepTheFlow(t *testing.T) {
 	fx := start(t)
 	p := fx.login(v5, "p")
@@ -381,6 +391,7 @@ func TestUnacknowledgedReleaseAndManyRetainedKeepTheFlow(t *testing.T) {
 	s.message("in", "3", 2)
 }
 
+// It holds the gateway to MQTT-3.3.2-7.
 func TestR5StoredMessagesKeepTheirTopic(t *testing.T) {
 	fx := start(t)
 	aliased := func(pk *packets.Packet) { pk.Properties.TopicAliasMaximum = 10 }

@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -30,14 +29,15 @@ const sharePrefix = "$share/"
 
 // subscribe opens subscriptions. SUBACK says for each filter what became of it, and leaves before what they deliver.
 func (c *conn) subscribe(first byte, body []byte) error {
-	pk := &packets.Packet{}
-	if err := c.decodeFilters(pk, first, body); err != nil {
+	id, filters, err := decodeFilters(first>>4, body, c.version)
+	if err != nil {
 		return err
 	}
-	codes := make([]byte, 0, len(pk.Filters))
-	opened := make([]*subscription, 0, len(pk.Filters))
-	for i := range pk.Filters { // [MQTT-3.8.4-5]
-		s, err := c.parseSubscription(&pk.Filters[i])
+	why := ""                              // the first refusal, in words
+	codes := make([]byte, 0, len(filters)) // [MQTT-3.8.4-6]
+	opened := make([]*subscription, 0, len(filters))
+	for i := range filters { // [MQTT-3.8.4-5]
+		s, err := c.parseSubscription(&filters[i])
 		if err == nil {
 			err = c.openSubscription(s)
 		}
@@ -46,13 +46,16 @@ func (c *conn) subscribe(first byte, body []byte) error {
 			if errors.As(err, &broken) && broken.code == protocolError {
 				return err
 			}
-			codes = append(codes, c.subscribeReason(err))
+			codes = append(codes, c.subscribeReason(err)) // [MQTT-3.8.4-7]
+			if why == "" {
+				why = publicText(err)
+			}
 			continue
 		}
 		codes = append(codes, s.qos) // [MQTT-3.9.3-2]
 		opened = append(opened, s)
 	}
-	c.control(encode(&packets.Packet{FixedHeader: packets.FixedHeader{Type: typeSuback}, ProtocolVersion: c.version, PacketID: pk.PacketID, ReasonCodes: codes}))
+	c.control(c.appendCodes(nil, typeSuback, id, codes, why)) // [MQTT-3.8.4-1] [MQTT-3.8.4-2]
 	for _, s := range opened {
 		c.startSubscription(s)
 	}
@@ -64,39 +67,9 @@ func (c *conn) subscribe(first byte, body []byte) error {
 	return nil
 }
 
-// decodeFilters reads SUBSCRIBE or UNSUBSCRIBE.
-func (c *conn) decodeFilters(pk *packets.Packet, first byte, body []byte) error {
-	body = bytes.Clone(body) // the codec's strings are parts of its input
-	if err := decode(pk, first, body, c.version); err != nil {
-		if errors.Is(err, errCodec) {
-			c.server.Stats.Panics.Add(1)
-		}
-		return err
-	}
-	if pk.PacketID == 0 { // [MQTT-2.2.1-3]
-		return faulty(protocolError, "packet identifier 0 is not allowed")
-	}
-	if c.version == v5 {
-		props, _, err := cutProperties(body[2:])
-		if err == nil {
-			err = eachProperty(props, first>>4, func(property) error { return nil })
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if len(pk.Filters) == 0 { // [MQTT-3.8.3-2] [MQTT-3.10.3-2]
-		return faulty(protocolError, "the packet names no topic filter")
-	}
-	return nil
-}
-
 // parseSubscription reads one filter with its options.
 func (c *conn) parseSubscription(f *packets.Subscription) (*subscription, error) {
 	s := &subscription{text: f.Filter, qos: f.Qos, noLocal: f.NoLocal, asIs: f.RetainAsPublished, handling: f.RetainHandling, id: f.Identifier}
-	if s.handling > 2 {
-		return nil, faulty(protocolError, "retain handling 3 does not exist")
-	}
 	rest := f.Filter
 	if shared, ok := strings.CutPrefix(f.Filter, sharePrefix); ok {
 		group, filter, more := strings.Cut(shared, "/")
@@ -144,7 +117,7 @@ func (c *conn) openSubscription(s *subscription) error {
 		return faulty(quotaExceeded, "the client has %d subscriptions, which is the limit", len(c.subs))
 	}
 	if old != nil && old.feed != nil && !c.byInbox(s) && old.noLocal == s.noLocal {
-		s.feed = old.feed
+		s.feed = old.feed // [MQTT-3.8.4-4]
 		s.feed.set(s)
 		c.remember(s)
 		return nil
@@ -199,7 +172,7 @@ func (c *conn) attach(s *subscription) error {
 
 // startSubscription lets deliveries begin, after the retained messages.
 func (c *conn) startSubscription(s *subscription) {
-	if s.share == "" && s.handling != 2 && (s.handling == 0 || s.fresh) { // [MQTT-3.3.1-9] to [MQTT-3.3.1-11]
+	if s.share == "" && s.handling != 2 && (s.handling == 0 || s.fresh) { // [MQTT-3.3.1-9] to [MQTT-3.3.1-11] [MQTT-3.3.1-10]
 		c.sendRetained(s)
 	}
 	if s.feed != nil {
@@ -245,23 +218,23 @@ func (c *conn) detach(s *subscription, bound bool) {
 
 // unsubscribe ends subscriptions. UNSUBACK follows when they have ended.
 func (c *conn) unsubscribe(first byte, body []byte) error {
-	pk := &packets.Packet{}
-	if err := c.decodeFilters(pk, first, body); err != nil {
+	id, filters, err := decodeFilters(first>>4, body, c.version)
+	if err != nil {
 		return err
 	}
-	codes := make([]byte, len(pk.Filters))
-	for i, f := range pk.Filters { // [MQTT-3.10.4-1]
-		s := c.subs[f.Filter]
+	codes := make([]byte, len(filters)) // [MQTT-3.11.3-1]
+	for i, f := range filters {         // [MQTT-3.10.4-6]
+		s := c.subs[f.Filter] // [MQTT-3.10.4-1]: compared byte by byte
 		if s == nil {
-			codes[i] = byte(noSubscription)
+			codes[i] = byte(noSubscription) // [MQTT-3.11.3-2]
 			continue
 		}
 		c.mu.Lock()
 		delete(c.subs, f.Filter)
 		c.sessionChanged()
 		c.mu.Unlock()
-		c.detach(s, false)
+		c.detach(s, false) // [MQTT-3.10.4-2]
 	}
-	c.control(encode(&packets.Packet{FixedHeader: packets.FixedHeader{Type: typeUnsuback}, ProtocolVersion: c.version, PacketID: pk.PacketID, ReasonCodes: codes}))
+	c.control(c.appendCodes(nil, typeUnsuback, id, codes, "")) // [MQTT-3.10.4-4] [MQTT-3.10.4-5]
 	return nil
 }

@@ -227,6 +227,7 @@ func encodePacket(t testing.TB, pk *packets.Packet) []byte {
 	var err error
 	switch pk.FixedHeader.Type {
 	case typeConnect:
+		pk.Mods.AllowResponseInfo = true
 		err = pk.ConnectEncode(&b)
 	case typePublish:
 		pk.Mods.AllowResponseInfo = true

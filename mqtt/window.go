@@ -16,7 +16,7 @@ type window struct {
 	queue  waitQueue
 }
 
-// flight is one message that the client has not completed.
+// flight is one message that the client has not completed [MQTT-3.10.4-3].
 type flight struct {
 	id       uint16
 	qos      byte
@@ -33,7 +33,7 @@ type flight struct {
 type sendOptions struct {
 	qos    byte
 	retain bool
-	dup    bool
+	dup    bool // [MQTT-4.3.2-2] [MQTT-4.3.3-2]
 	ids    []int
 }
 
@@ -82,7 +82,7 @@ func (q *waitQueue) pop() {
 	}
 }
 
-// open reports whether one more message may be sent.
+// open reports whether one more message may be sent [MQTT-4.9.0-2].
 func (w *window) open() bool { return len(w.flight) < w.max }
 
 // take reserves a packet identifier: the wanted one if it is free, else the next [MQTT-2.2.1-4].
@@ -97,7 +97,7 @@ func (w *window) take(wanted uint16) *flight {
 		}
 		id = w.lastID
 	}
-	f := &flight{id: id}
+	f := &flight{id: id} // [MQTT-4.3.2-1] [MQTT-4.3.3-1]
 	if w.flight == nil {
 		w.flight = map[uint16]*flight{}
 	}
@@ -132,16 +132,16 @@ func (c *conn) send(m *router.Message, id uint16, s sendOptions, w *outbox.Batch
 }
 
 // alias uses a topic alias if the client takes them, and reports whether the packet sets a new one: then it carries the
-// topic as well [MQTT-3.3.2-11].
+// topic as well [MQTT-3.3.2-11] [MQTT-3.3.2-7].
 func (c *conn) alias(o *outgoing, m *router.Message) (fresh bool) {
-	if c.aliasMax == 0 {
+	if c.aliasMax == 0 { // [MQTT-3.1.2-27]
 		return false
 	}
 	if n, known := c.sentAliases[m.To]; known {
 		o.alias, o.topic = n, ""
 		return false
 	}
-	if len(c.sentAliases) >= c.aliasMax {
+	if len(c.sentAliases) >= c.aliasMax { // [MQTT-3.1.2-26]
 		return false
 	}
 	if c.sentAliases == nil {
@@ -175,7 +175,7 @@ func (c *conn) pump(w *outbox.Batch) []*feed {
 		switch {
 		case x.message.ExpiresUnixMs > 0 && x.message.Expired(time.Now().UnixMilli()): // [MQTT-3.3.2-5]
 			c.server.opt.Router.Stats.Drop(router.DropExpired, 1)
-		case x.options.qos == 0:
+		case x.options.qos == 0: // [MQTT-4.9.0-3]
 			if _, sent := c.send(x.message, 0, x.options, w); !sent {
 				return nil
 			}
@@ -199,7 +199,7 @@ func resume(feeds []*feed, w *outbox.Batch) {
 	}
 }
 
-// puback completes a delivery of QoS 1.
+// puback completes a delivery of QoS 1 [MQTT-4.3.2-3].
 func (c *conn) puback(a acknowledgement) error {
 	c.mu.Lock()
 	f := c.window.flight[a.id]
@@ -227,7 +227,7 @@ func (c *conn) settle(d *router.Delivery, code reason, done router.Done) {
 		return
 	}
 	var err error
-	if code >= unspecified {
+	if code >= unspecified { // [MQTT-4.4.0-2]
 		err = d.Reject("the client refused it", &c.batch, done)
 	} else {
 		err = d.Ack(&c.batch, done)
@@ -237,13 +237,13 @@ func (c *conn) settle(d *router.Delivery, code reason, done router.Done) {
 	}
 }
 
-// pubrec is the client's word that it has a message of QoS 2.
+// pubrec is the client's word that it has a message of QoS 2 [MQTT-4.3.3-3].
 func (c *conn) pubrec(a acknowledgement) error {
 	c.mu.Lock()
 	f := c.window.flight[a.id]
 	switch {
 	case f == nil:
-		code := idNotFound
+		code := idNotFound // [MQTT-3.6.2-1]
 		if c.version != v5 {
 			code = success
 		}
@@ -279,7 +279,7 @@ func (c *conn) pubrec(a acknowledgement) error {
 	return nil
 }
 
-// pubcomp ends a delivery of QoS 2.
+// pubcomp ends a delivery of QoS 2 [MQTT-4.3.3-5].
 func (c *conn) pubcomp(a acknowledgement) error {
 	c.mu.Lock()
 	f := c.window.flight[a.id]

@@ -300,7 +300,7 @@ func ParseMQTTFilter(vhost, filter string) (Filter, error) {
 	levels := strings.Split(filter, "/")
 	for _, l := range levels {
 		// [MQTT-4.7.1-2] [MQTT-4.7.1-3]
-		if len(l) > 1 && strings.ContainsAny(l, "+#") {
+		if len(l) > 1 && strings.ContainsAny(l, "+#") { // [MQTT-4.7.1-1]
 			return Filter{}, badName("filter %q: a wildcard must be a whole level", filter)
 		}
 	}
@@ -363,7 +363,7 @@ func (f Filter) Text(s Style) string {
 func (f Filter) String() string { return f.Text(StyleSlash) }
 
 // Matches reports whether the filter covers the address. Wildcards never match
-// a first level that begins with '$' [MQTT-4.7.2-1].
+// a first level that begins with '$' [MQTT-4.7.2-1] [MQTT-4.7.3-4].
 func (f Filter) Matches(a Address) bool {
 	if f.kind != a.kind || f.vhost != a.vhost {
 		return false

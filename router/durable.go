@@ -125,7 +125,7 @@ func (d *durables) adopt(ctx context.Context) error {
 	return nil
 }
 
-// away notes the end of the connection.
+// away notes the end of the connection [MQTT-3.1.2-23].
 func (x *DurableSession) away(nowMs int64, publishWill bool) {
 	x.rec.Online = false
 	x.rec.ExpiresAtMs = add(nowMs, x.rec.ExpiryMs)
@@ -193,7 +193,7 @@ func (s *Session) Claim(ctx context.Context, o ClaimOptions) (x *DurableSession,
 func (d *durables) take(s *Session, create bool) (*DurableSession, <-chan struct{}, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	x := d.all[s.client]
+	x := d.all[s.client] // [MQTT-3.1.3-2]
 	if x == nil {
 		if !create {
 			return nil, nil, nil
@@ -213,7 +213,7 @@ func (d *durables) take(s *Session, create bool) (*DurableSession, <-chan struct
 
 // begin resumes the session or makes a new one, and stores that.
 func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present bool, err error) {
-	fresh := x.rec.ExpiryMs < 0
+	fresh := x.rec.ExpiryMs < 0 // [MQTT-3.1.2-6]
 	if x.rec.WillAtMs != 0 && x.will != nil && (o.Clean || x.rec.WillAtMs <= time.Now().UnixMilli()) {
 		x.publishWill(ctx) // it was due, or is since the session ends now [MQTT-3.1.3-9]
 	}
@@ -230,9 +230,9 @@ func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present boo
 	x.will, x.rec.Will = nil, nil
 	if o.Will != nil {
 		x.will, x.rec.WillDelayMs, x.rec.WillForMs = o.Will, o.Will.Delay.Milliseconds(), o.Will.Expiry.Milliseconds()
-		x.rec.Will = x.will.Message.AppendEnvelope(nil)
+		x.rec.Will = x.will.Message.AppendEnvelope(nil) // [MQTT-3.1.2-7]
 	}
-	return !o.Clean && !fresh, x.saveAndWait(ctx)
+	return !o.Clean && !fresh, x.saveAndWait(ctx) // [MQTT-3.1.2-5]
 }
 
 func expiryMs(d time.Duration) int64 {
@@ -555,7 +555,7 @@ func (d *durables) next(ctx context.Context) time.Duration {
 			return min(time.Duration(at-now)*time.Millisecond, time.Hour)
 		}
 		x := heap.Pop(&d.due).(dueAt)
-		if x.session.free != nil || x.session.dueMs != x.ms { // it is back, or due at another time
+		if x.session.free != nil || x.session.dueMs != x.ms { // it is back, or due at another time [MQTT-4.1.0-1]
 			d.mu.Unlock()
 			continue
 		}
@@ -578,7 +578,7 @@ func (d *durables) tend(ctx context.Context, x *DurableSession, nowMs int64) {
 	}
 	if x.rec.ExpiresAtMs <= nowMs {
 		d.router.Stats.SessionsExpired.Add(1)
-		if err := x.end(ctx); err != nil && ctx.Err() == nil {
+		if err := x.end(ctx); err != nil && ctx.Err() == nil { // [MQTT-4.1.0-2]
 			d.router.log.Warn("an expired session could not be removed, will retry", "client_id", x.key.id, "error", err)
 		}
 		return

@@ -212,7 +212,7 @@ func (l *ledger) loadedAll() int {
 	return lost
 }
 
-// take removes the next ready entry, lowest sequence first.
+// take removes the next ready entry, lowest sequence first [MQTT-4.6.0-5].
 func (l *ledger) take() *Delivery {
 	d := l.peek()
 	if d == nil {

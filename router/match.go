@@ -110,7 +110,7 @@ func without[V comparable](s []V, v V) ([]V, bool) {
 	return s, false
 }
 
-// match appends the values whose filter matches a, in no particular order.
+// match appends the values whose filter matches a, in no particular order [MQTT-3.3.2-3].
 func (t *tree[V]) match(a Address, out []V) []V {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

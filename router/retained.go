@@ -129,7 +129,7 @@ func (k *retained) set(m *Message) {
 	if n.message != nil {
 		k.forget(n.message)
 	}
-	n.message = m
+	n.message = m // [MQTT-3.3.1-5]
 	k.count++
 	k.bytes += m.Size()
 }
@@ -270,7 +270,7 @@ func (s *Session) storeAll(to *route, m *Message, done Done) (bool, error) {
 	if e := s.router.edge; e != nil {
 		return e.store(s, to, m, done)
 	}
-	if !m.Has(FlagRetain) || m.To.kind != KindTopic {
+	if !m.Has(FlagRetain) || m.To.kind != KindTopic { // [MQTT-3.3.1-8]
 		if len(to.boxes) == 0 && to.history == nil {
 			return false, nil
 		}

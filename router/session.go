@@ -126,14 +126,14 @@ func (s *Session) stamp(m *Message) {
 }
 
 // deliverLive hands m to the connected subscribers that match, here and on other
-// nodes.
+// nodes [MQTT-4.6.0-6].
 func (s *Session) deliverLive(r *route, m *Message, w *outbox.Batch) {
 	if c := s.router.opt.Carrier; c != nil && m.To.kind == KindTopic {
 		c.Carry(m)
 	}
 	delivered, dropped := 0, 0
 	for _, sub := range r.live {
-		if sub.noLocal && sub.session == s || !sub.selects(m) {
+		if sub.noLocal && sub.session == s || !sub.selects(m) { // [MQTT-3.8.3-3]
 			continue
 		}
 		if sub.receiver.Live(m, w) {
