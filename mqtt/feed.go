@@ -69,6 +69,9 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 		return false
 	}
 	q.push(waitingMessage{message: m, options: s})
+	if q.long(&c.server.opt) {
+		w.Slow(c)
+	}
 	return true
 }
 
@@ -209,9 +212,10 @@ func (c *conn) Drained() {
 	if c.durable != nil {
 		c.durable.sendReady(&c.wakes)
 	}
-	feeds := append(c.pump(&c.wakes), c.paused...)
+	next := c.pump(&c.wakes)
+	next.feeds = append(next.feeds, c.paused...)
 	c.paused = nil
 	c.mu.Unlock()
-	resume(feeds, &c.wakes)
+	resume(next, &c.wakes)
 	c.wakes.Flush()
 }

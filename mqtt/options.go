@@ -39,7 +39,8 @@ type Options struct {
 	// maximum; default 256, at most 65,535.
 	MaxInflight int
 	// MaxQueued and MaxQueuedBytes bound the QoS 1 and 2 messages of clean sessions that wait for a place among those:
-	// beyond either, new ones are dropped and counted. Defaults 1000 and 4 MiB.
+	// beyond either, new ones are dropped and counted. Publishers' confirmations wait long before that, while the client
+	// keeps up (brake.go). Defaults 10,000 and 8 MiB.
 	MaxQueued, MaxQueuedBytes int
 	// TopicAliases is how many topic aliases a client may set, and at most are used towards it; default 32.
 	TopicAliases int
@@ -88,8 +89,8 @@ func (o Options) withDefaults() Options {
 	orNumber(&o.ReceiveMaximum, 1024, 65_535)
 	orNumber(&o.MaxUnconfirmedBytes, 16<<20, 1<<40)
 	orNumber(&o.MaxInflight, 256, 65_535)
-	orNumber(&o.MaxQueued, 1000, 1<<40)
-	orNumber(&o.MaxQueuedBytes, 4<<20, 1<<40)
+	orNumber(&o.MaxQueued, 10_000, 1<<40)
+	orNumber(&o.MaxQueuedBytes, 8<<20, 1<<40)
 	orNumber(&o.TopicAliases, 32, 65_535)
 	return o
 }

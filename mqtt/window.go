@@ -14,6 +14,7 @@ type window struct {
 	flight map[uint16]*flight
 	lastID uint16
 	queue  waitQueue
+	brake  brake
 }
 
 // flight is one message that the client has not completed [MQTT-3.10.4-3].
@@ -68,6 +69,15 @@ func (q *waitQueue) pushKept(w waitingMessage) {
 // full reports whether one more message of a size is too much.
 func (q *waitQueue) full(size int, o *Options) bool {
 	return len(q.items)-q.kept >= o.MaxQueued || q.bytes+size > o.MaxQueuedBytes
+}
+
+// long reports whether publishers are to wait, and short whether they may go on.
+func (q *waitQueue) long(o *Options) bool {
+	return len(q.items) > o.MaxQueued/8 || q.bytes > o.MaxQueuedBytes/8
+}
+
+func (q *waitQueue) short(o *Options) bool {
+	return len(q.items) <= o.MaxQueued/16 && q.bytes <= o.MaxQueuedBytes/16
 }
 
 func (q *waitQueue) pop() {
@@ -163,12 +173,29 @@ func (c *conn) sendTracked(m *router.Message, s sendOptions, w *outbox.Batch) bo
 	return sent
 }
 
-// pump sends what waits, as far as the window and the outbox allow; with mu held. It returns the feeds that wait for the
-// window if it is open now: they are to be resumed without the lock.
-func (c *conn) pump(w *outbox.Batch) []*feed {
+// next is what may go on since the window is open, or the queue short: to be resumed without the lock.
+type next struct {
+	feeds []*feed
+	held  []func(*outbox.Batch) // confirmations
+}
+
+// pump sends what waits, as far as the window and the outbox allow, and returns what may go on; with mu held.
+func (c *conn) pump(w *outbox.Batch) (n next) {
 	if c.closed {
-		return nil
+		return n
 	}
+	c.sendWaiting(w)
+	if c.window.queue.short(&c.server.opt) {
+		n.held = c.window.brake.release()
+	}
+	if len(c.waiting) > 0 && len(c.window.queue.items) == 0 && c.window.open() {
+		n.feeds = c.waiting
+		c.waiting = nil
+	}
+	return n
+}
+
+func (c *conn) sendWaiting(w *outbox.Batch) {
 	q := &c.window.queue
 	for len(q.items) > 0 {
 		x := &q.items[0]
@@ -177,25 +204,23 @@ func (c *conn) pump(w *outbox.Batch) []*feed {
 			c.server.opt.Router.Stats.Drop(router.DropExpired, 1)
 		case x.options.qos == 0: // [MQTT-4.9.0-3]
 			if _, sent := c.send(x.message, 0, x.options, w); !sent {
-				return nil
+				return
 			}
 		case !c.window.open() || !c.sendTracked(x.message, x.options, w):
-			return nil
+			return
 		}
 		q.pop()
+		c.window.brake.progress++
 	}
-	if len(c.waiting) == 0 || !c.window.open() {
-		return nil
-	}
-	waiting := c.waiting
-	c.waiting = nil
-	return waiting
 }
 
-// resume has feeds go on; without locks.
-func resume(feeds []*feed, w *outbox.Batch) {
-	for _, fd := range feeds {
+// resume has feeds go on, and publishers; without locks.
+func resume(n next, w *outbox.Batch) {
+	for _, fd := range n.feeds {
 		fd.source.Resume(w)
+	}
+	for _, confirm := range n.held {
+		confirm(w)
 	}
 }
 

@@ -73,7 +73,8 @@ type route struct {
 
 // Publish routes m, which must not change afterwards. If stored copies are due,
 // it returns true and done hears once all of them are stored, or that one
-// failed; done is not called otherwise. Live subscribers' connections are woken
+// failed; the same if subscribers that must lose nothing have to catch up first.
+// Done is not called otherwise. Live subscribers' connections are woken
 // by w.
 func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done Done) (bool, error) {
 	if err := s.mayPublish(m); err != nil {
@@ -98,8 +99,30 @@ func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done
 			r = now
 		}
 	}
+	w.Brakes() // of deliveries that nobody waits for
 	s.deliverLive(r, m, w)
+	if brakes := w.Brakes(); len(brakes) > 0 && !pending { // else the store sets the pace
+		pending = hold(brakes, w, done)
+	}
 	return pending, nil
+}
+
+// hold has done called when subscribers that must lose nothing have caught up:
+// a publisher that waits for its confirmations goes as fast as they do.
+func hold(brakes []outbox.Brake, w *outbox.Batch, done Done) bool {
+	if done == nil {
+		return false
+	}
+	c := &copies{done: done}
+	c.left.Store(int32(len(brakes)) + 1)
+	confirmed := func(w *outbox.Batch) { c.stored(Stored{}, nil, w) }
+	for _, k := range brakes {
+		if !k.Hold(confirmed) {
+			confirmed(w)
+		}
+	}
+	confirmed(w)
+	return true
 }
 
 func (s *Session) mayPublish(m *Message) error {

@@ -361,3 +361,60 @@ func TestMemoryLogForgetsOldDedupIDs(t *testing.T) {
 		t.Error("an id is remembered for ever")
 	}
 }
+
+// behind is a subscriber that falls behind and says so.
+type behind struct {
+	patient bool // it has caught up already
+	held    []func(*outbox.Batch)
+}
+
+func (b *behind) Live(_ *Message, w *outbox.Batch) bool { w.Slow(b); return true }
+func (b *behind) Stored(*Delivery, *outbox.Batch) bool  { return true }
+func (b *behind) Hold(confirm func(*outbox.Batch)) bool {
+	if b.patient {
+		return false
+	}
+	b.held = append(b.held, confirm)
+	return true
+}
+
+// A publish is confirmed when every subscriber that must lose nothing has caught up.
+func TestAPublisherWaitsForWhoFallsBehind(t *testing.T) {
+	h := start(t, nil)
+	p, s := h.session(), h.session()
+	slow := []*behind{{}, {}, {patient: true}}
+	for _, b := range slow {
+		sub, err := s.Subscribe(context.Background(), SubscribeOptions{Filter: filter(t, "/topic/a"), Receiver: b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub.Start(nil)
+	}
+	var w outbox.Batch
+	confirmed := 0
+	done := func(_ Stored, err error, _ *outbox.Batch) {
+		if confirmed++; err != nil {
+			t.Error(err)
+		}
+	}
+	a, _ := filter(t, "/topic/a").Address()
+	if pending, err := p.Publish(context.Background(), &Message{To: a}, &w, done); err != nil || !pending {
+		t.Fatalf("pending %v, %v", pending, err)
+	}
+	for i, b := range slow[:2] {
+		if confirmed != 0 || len(b.held) != 1 {
+			t.Fatalf("subscriber %d: confirmed %d times, %d held", i, confirmed, len(b.held))
+		}
+		b.held[0](&w)
+	}
+	if confirmed != 1 {
+		t.Errorf("confirmed %d times", confirmed)
+	}
+	slow[0].patient, slow[1].patient = true, true
+	if pending, err := p.Publish(context.Background(), &Message{To: a}, &w, done); err != nil || pending && confirmed != 2 {
+		t.Errorf("nobody is behind any more: pending %v, confirmed %d times, %v", pending, confirmed, err)
+	}
+	if pending, err := p.Publish(context.Background(), &Message{To: a}, &w, nil); err != nil || pending {
+		t.Errorf("nobody waits for the confirmation: pending %v, %v", pending, err)
+	}
+}

@@ -335,15 +335,44 @@ func (o *Outbox) Wait() {
 
 // Batch collects the outboxes that one reader fed, to wake each once. It belongs
 // to one goroutine, which must call Flush before it blocks on anything.
-type Batch struct{ boxes []*Outbox }
+type Batch struct {
+	boxes  []*Outbox
+	brakes []Brake
+}
+
+// Brake is a subscriber that must not lose what it gets, and falls behind.
+type Brake interface {
+	// Hold has done called when the subscriber has caught up, or turns out to be too
+	// slow to wait for: soon in either case. False means that it is so already.
+	Hold(done func(*Batch)) bool
+}
+
+// Slow asks whoever feeds the batch to confirm what was published last only when
+// a subscriber has caught up.
+func (b *Batch) Slow(k Brake) {
+	if b != nil {
+		b.brakes = append(b.brakes, k)
+	}
+}
+
+// Brakes returns, and forgets, who has called Slow; it is valid until the next call of Slow.
+func (b *Batch) Brakes() []Brake {
+	if b == nil {
+		return nil
+	}
+	k := b.brakes
+	b.brakes = b.brakes[:0]
+	return k
+}
 
 func (b *Batch) add(o *Outbox) { b.boxes = append(b.boxes, o) }
 
 // Flush wakes the writers of what was appended since the last Flush.
 func (b *Batch) Flush() {
-	if b == nil || len(b.boxes) == 0 {
+	if b == nil {
 		return
 	}
+	b.brakes = b.brakes[:0]
 	for i, o := range b.boxes {
 		o.flush()
 		b.boxes[i] = nil
