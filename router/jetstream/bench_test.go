@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -101,5 +102,48 @@ func BenchmarkQueue(b *testing.B) {
 			sess.Close()
 			close(c.ch)
 		})
+	}
+}
+
+// BenchmarkInterest subscribes a node to 100,000 distinct filters: the rate, and
+// the memory of both sides, gateway and embedded server.
+func BenchmarkInterest(b *testing.B) {
+	const filters = 100_000
+	for b.Loop() {
+		s := openStore(b, b.TempDir(), false)
+		c, err := s.Carrier()
+		if err != nil {
+			b.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		began := time.Now()
+		stops := make([]func(), 0, filters)
+		for i := range filters {
+			f, _, err := router.ParseFilter("", fmt.Sprintf("/topic/plant.%d.line.%d.temp", i%100, i))
+			if err != nil {
+				b.Fatal(err)
+			}
+			stop, err := c.Interest(f, func(*router.Message, *outbox.Batch) {})
+			if err != nil {
+				b.Fatal(err)
+			}
+			stops = append(stops, stop)
+		}
+		if err := c.Flush(); err != nil {
+			b.Fatal(err)
+		}
+		took := time.Since(began)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(filters/took.Seconds(), "filters/s")
+		b.ReportMetric((float64(after.HeapAlloc)-float64(before.HeapAlloc))/filters, "heap-B/filter")
+		b.ReportMetric((float64(after.StackInuse)-float64(before.StackInuse))/filters, "stack-B/filter")
+		for _, stop := range stops {
+			stop()
+		}
+		c.Close()
+		s.Close()
 	}
 }

@@ -2,7 +2,9 @@ package jetstream
 
 import (
 	"fmt"
+	"hash/maphash"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 
@@ -18,9 +20,11 @@ const livePrefix = "live"
 // what a slow node has not taken up to the server's limits and then drops,
 // counted by the server.
 type Carrier struct {
-	conn *nats.Conn
-
-	group sync.WaitGroup // one reader for each interest
+	conn    *nats.Conn
+	shards  [interestShards]interests
+	dropped atomic.Uint64 // of interests that ended
+	end     chan struct{}
+	group   sync.WaitGroup // the shards' readers
 
 	mu  sync.Mutex
 	buf []byte
@@ -34,7 +38,7 @@ func (n *Node) Carrier() (*Carrier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Carrier{conn: conn}, nil
+	return newCarrier(conn), nil
 }
 
 // Carrier returns a carrier of the store's node.
@@ -57,38 +61,101 @@ func (c *Carrier) Carry(m *router.Message) {
 	}
 }
 
-// Interest subscribes to a filter.
+// interestShards are how many readers share the interests of a node: there may be
+// a hundred thousand, so none has a goroutine or a channel of its own.
+const interestShards = 4
+
+// interests are those whose messages one reader hands out.
+type interests struct {
+	messages chan *nats.Msg
+	mu       sync.RWMutex
+	of       map[*nats.Subscription]*interest
+}
+
+type interest struct {
+	filter router.Filter
+	arrive func(*router.Message, *outbox.Batch)
+}
+
+// interestBacklog is how many messages may wait for one reader.
+const interestBacklog = 16 << 10
+
+func newCarrier(conn *nats.Conn) *Carrier {
+	c := &Carrier{conn: conn, end: make(chan struct{})}
+	for i := range c.shards {
+		in := &c.shards[i]
+		in.messages, in.of = make(chan *nats.Msg, interestBacklog), map[*nats.Subscription]*interest{}
+		c.group.Go(func() { in.read(c.end) })
+	}
+	return c
+}
+
+// Interest subscribes to a filter. All that arrives for it goes through one
+// reader, which keeps the order.
 func (c *Carrier) Interest(f router.Filter, arrive func(*router.Message, *outbox.Batch)) (func(), error) {
-	messages := make(chan *nats.Msg, 8192)
-	sub, err := c.conn.ChanSubscribe(topicSubject(f.Vhost(), f.Levels(), true), messages)
+	subject := topicSubject(f.Vhost(), f.Levels(), true)
+	in := &c.shards[maphash.String(interestSeed, subject)%interestShards]
+	in.mu.Lock() // the reader waits until it can know whose the first message is
+	defer in.mu.Unlock()
+	sub, err := c.conn.ChanSubscribe(subject, in.messages)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to other nodes' messages: %w", err)
 	}
-	stopped := make(chan struct{})
-	c.group.Go(func() { // until stop
-		var w outbox.Batch
-		for {
-			select {
-			case m := <-messages:
-				if msg, err := router.ParseEnvelope(m.Data); err == nil && f.Matches(msg.To) {
-					arrive(msg, &w)
+	in.of[sub] = &interest{f, arrive}
+	return func() {
+		in.mu.Lock()
+		delete(in.of, sub)
+		in.mu.Unlock()
+		if n, err := sub.Dropped(); err == nil {
+			c.dropped.Add(uint64(n))
+		}
+		_ = sub.Unsubscribe() // the connection may be closed
+	}, nil
+}
+
+var interestSeed = maphash.MakeSeed()
+
+func (in *interests) read(end <-chan struct{}) {
+	var w outbox.Batch
+	for {
+		select {
+		case m := <-in.messages:
+			in.mu.RLock()
+			i := in.of[m.Sub]
+			in.mu.RUnlock()
+			if i != nil {
+				if msg, err := router.ParseEnvelope(m.Data); err == nil && i.filter.Matches(msg.To) {
+					i.arrive(msg, &w)
 				}
-				if len(messages) == 0 {
-					w.Flush()
-				}
-			case <-stopped:
-				return
+			}
+			if len(in.messages) == 0 {
+				w.Flush()
+			}
+		case <-end:
+			return
+		}
+	}
+}
+
+// Dropped counts the messages of other nodes that this one did not take in time.
+func (c *Carrier) Dropped() uint64 {
+	n := c.dropped.Load()
+	for i := range c.shards {
+		in := &c.shards[i]
+		in.mu.RLock()
+		for sub := range in.of {
+			if d, err := sub.Dropped(); err == nil {
+				n += uint64(d)
 			}
 		}
-	})
-	return func() {
-		_ = sub.Unsubscribe() // the connection may be closed
-		close(stopped)
-	}, nil
+		in.mu.RUnlock()
+	}
+	return n
 }
 
 // Close ends the connection, after every interest was stopped.
 func (c *Carrier) Close() {
 	c.conn.Close()
+	close(c.end)
 	c.group.Wait()
 }

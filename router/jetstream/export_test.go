@@ -24,3 +24,6 @@ func (s *Store) LeadElsewhere(ctx context.Context, node string) error {
 
 // Routes counts the connections to other nodes.
 func (n *Node) Routes() int { return n.server.NumRoutes() }
+
+// Flush waits until the server knows every interest.
+func (c *Carrier) Flush() error { return c.conn.Flush() }
