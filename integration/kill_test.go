@@ -329,3 +329,47 @@ func TestTransactionsAcrossKill(t *testing.T) {
 	}
 	t.Logf("ledger: kills %d, transactions %d, confirmed %d, there %d", kills, started, len(confirmed), len(counts))
 }
+
+// TestScheduledAcrossKill kills the gateway while scheduled messages become due: each
+// one that was confirmed comes, once.
+func TestScheduledAcrossKill(t *testing.T) {
+	b := harness.Start(t)
+	const messages, rounds = 300, 3
+	w := harness.MustLogin(t, b.Addr())
+	for i := range messages {
+		delay := 200 + i*15 // they become due over some seconds
+		w.MustConfirm(t, "SEND", fmt.Appendf(nil, "m%03d", i), "destination:/queue/due", fmt.Sprintf("AMQ_SCHEDULED_DELAY:%d", delay))
+	}
+	for round := range rounds {
+		want := (round + 1) * messages / (rounds + 2)
+		harness.Eventually(t, time.Minute, func() error {
+			if d := b.Depths("due"); d.Depth < want {
+				return fmt.Errorf("round %d: %d of %d messages were published", round, d.Depth, want)
+			}
+			return nil
+		})
+		b.Kill()
+		b.Start()
+	}
+	harness.Eventually(t, time.Minute, func() error {
+		if d := b.Depths("mqgate.scheduled"); d.Depth != 0 {
+			return fmt.Errorf("%d messages are still scheduled", d.Depth)
+		}
+		return nil
+	})
+	w = harness.MustLogin(t, b.Addr())
+	published := b.Depths("due").Depth
+	w.Must(t, "SUBSCRIBE", nil, "id:1", "destination:/queue/due", "ack:auto")
+	came := map[string]int{}
+	for range published {
+		came[string(w.Expect(t, "MESSAGE").Body)]++
+	}
+	doubles := 0
+	for _, n := range came {
+		doubles += n - 1
+	}
+	t.Logf("ledger: rounds %d, confirmed %d, delivered %d, lost %d, duplicates %d", rounds, messages, len(came), messages-len(came), doubles)
+	if len(came) != messages || doubles > 0 { // what is published again is known by its id
+		t.Errorf("%d of %d messages came, %d twice", len(came), messages, doubles)
+	}
+}

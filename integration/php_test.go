@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -52,6 +53,32 @@ func TestUnchangedActiveMQScripts(t *testing.T) {
 		out := runPHP(t, b, "durable")
 		expectField(t, out[0], "session", "worker-1")
 		expectField(t, out[1], "body", "1.17")
+	})
+	t.Run("scheduled delivery", func(t *testing.T) {
+		out := runPHP(t, b, "scheduled")
+		for i, want := range []string{"later", "often", "often", "often"} {
+			expectField(t, out[i], "body", want)
+			expectField(t, out[i], "job", "true")
+			expectField(t, out[i], "early", "false")
+		}
+	})
+	t.Run("browsing", func(t *testing.T) {
+		out := runPHP(t, b, "browse")
+		if len(out) != 6 {
+			t.Fatalf("two looks at three messages saw %v", out)
+		}
+		for i, o := range out {
+			expectField(t, o, "body", fmt.Sprintf("item %d", i%3+1))
+		}
+		if d := b.Depths("Stock"); d.Depth != 3 {
+			t.Errorf("the queue has %+v", d)
+		}
+	})
+	t.Run("message groups and an exclusive consumer", func(t *testing.T) {
+		out := runPHP(t, b, "groups")
+		for i, want := range []string{"alice 0", "alice 2", "bob 1", "bob 3", "single 0", "single 1"} {
+			expectField(t, out[i], "body", want)
+		}
 	})
 	t.Run("errors are readable and leave the connection", func(t *testing.T) {
 		out := runPHP(t, b, "errors")

@@ -67,14 +67,23 @@ func TestDurableAcrossRestart(t *testing.T) {
 	}
 }
 
-// TestSilentConsumerKeepsMessage freezes a client that promised heart-beats while
-// it holds a message, as PHP is frozen by its work: the message stays with it. Then
-// the client is killed, and the message is another's within two seconds.
+// TestSilentConsumerKeepsMessage has a client that promised heart-beats be silent
+// while it holds a message: PHP is, since it has one thread, and Python is stopped.
+// The message stays with it. Then the client is killed, and the message is another's
+// within two seconds.
 func TestSilentConsumerKeepsMessage(t *testing.T) {
-	t.Parallel()
+	for _, l := range []harness.Language{harness.PHP, harness.Python} {
+		t.Run(l.Name, func(t *testing.T) {
+			t.Parallel()
+			silentConsumer(t, l)
+		})
+	}
+}
+
+func silentConsumer(t *testing.T, l harness.Language) {
 	b := harness.Start(t)
 	const beat = "1000,0"
-	c := harness.Python.Start(t) // it beats from a thread of its own, until it is stopped
+	c := l.Start(t)
 	connect(t, c, b.Addr(), "heart-beat", beat)
 	c.Send("/queue/jobs", []byte("a long job"), true, nil)
 	subscribe(c, "/queue/jobs", "client-individual")

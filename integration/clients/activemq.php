@@ -112,7 +112,68 @@ function errors(string $broker): void
     report(['ok' => $stomp->send('/queue/after', 'x', ['receipt' => 'r2'])]);
 }
 
-$programs = ['classic', 'virtual_topics', 'reply_to', 'durable', 'errors'];
+/** A message for later, and one that is sent three times. */
+function scheduled(string $broker): void
+{
+    $stomp = connect($broker);
+    $stomp->subscribe('/queue/Reminders', ['ack' => 'auto']);
+    $begin = microtime(true);
+    $stomp->send('/queue/Reminders', 'later', ['persistent' => 'true', 'AMQ_SCHEDULED_DELAY' => '1000', 'receipt' => 'r1']);
+    $stomp->send('/queue/Reminders', 'often', ['AMQ_SCHEDULED_DELAY' => '2000', 'AMQ_SCHEDULED_PERIOD' => '200', 'AMQ_SCHEDULED_REPEAT' => '2', 'receipt' => 'r2']);
+    for ($n = 0; $n < 4; $n++) {
+        $frame = next_frame($stomp);
+        report(['body' => $frame->body, 'job' => isset($frame->headers['scheduledJobId']), 'early' => microtime(true) - $begin < 0.95]);
+    }
+}
+
+/** Looks into a queue without taking from it, and ends where the broker says so. */
+function browse(string $broker): void
+{
+    $producer = connect($broker);
+    foreach ([1, 2, 3] as $n) {
+        $producer->send('/queue/Stock', "item $n", ['persistent' => 'true', 'receipt' => "r$n"]);
+    }
+    foreach ([1, 2] as $time) {
+        $stomp = connect($broker);
+        $stomp->subscribe('/queue/Stock', ['browser' => 'true', 'ack' => 'auto']);
+        for ($frame = next_frame($stomp); ($frame->headers['browser'] ?? '') !== 'end'; $frame = next_frame($stomp)) {
+            report(['time' => (string) $time, 'body' => $frame->body]);
+        }
+        unset($stomp);
+    }
+}
+
+/** Two consumers; all messages of a group go to one of them. An exclusive one gets everything of its queue. */
+function groups(string $broker): void
+{
+    $consumers = [connect($broker), connect($broker)];
+    foreach ($consumers as $n => $stomp) {
+        $headers = ['activemq.prefetchSize' => '1', 'receipt' => "s$n"];
+        $stomp->subscribe('/queue/Accounts', $headers);
+        $stomp->subscribe('/queue/Single', $headers + ['activemq.exclusive' => 'true']);
+    }
+    $producer = connect($broker);
+    foreach (['alice', 'bob', 'alice', 'bob'] as $n => $account) {
+        $producer->send('/queue/Accounts', "$account $n", ['JMSXGroupID' => $account, 'persistent' => 'true', 'receipt' => "r$n"]);
+    }
+    foreach ($consumers as $n => $stomp) {
+        for ($i = 0; $i < 2; $i++) {
+            $frame = next_frame($stomp);
+            report(['consumer' => (string) $n, 'group' => $frame->headers['JMSXGroupID'], 'body' => $frame->body]);
+            $stomp->ack($frame, ['receipt' => "a$n$i"]);
+        }
+    }
+    foreach ([0, 1] as $n) {
+        $producer->send('/queue/Single', "single $n", ['persistent' => 'true', 'receipt' => "x$n"]);
+    }
+    for ($i = 0; $i < 2; $i++) {
+        $frame = next_frame($consumers[0]);
+        report(['body' => $frame->body]);
+        $consumers[0]->ack($frame, ['receipt' => "y$i"]);
+    }
+}
+
+$programs = ['classic', 'virtual_topics', 'reply_to', 'durable', 'scheduled', 'browse', 'groups', 'errors'];
 if (!in_array($argv[1] ?? '', $programs, true)) {
     fwrite(STDERR, 'usage: php activemq.php ' . implode('|', $programs) . " tcp://HOST:PORT\n");
     exit(2);
