@@ -39,18 +39,23 @@ func run(m *testing.M) int {
 // TestChatInThreeBrowsers plays the scenes of chat.mjs, in which each line of its
 // output is one thing that was seen to work.
 func TestChatInThreeBrowsers(t *testing.T) {
-	stompAddr, mqttAddr, httpAddr := freeAddress(t), freeAddress(t), freeAddress(t)
-	// The ports stay the same over restarts.
-	b := harness.Start(t, "stomp.listen="+stompAddr, "mqtt.listen="+mqttAddr, "http.listen="+httpAddr)
-	control := controlOf(b)
-	defer control.Close()
-	_, mqttPort, _ := net.SplitHostPort(mqttAddr)
-	scripts, err := filepath.Abs("..")
+	play(t, "chat.mjs", harness.New(t))
+}
+
+// TestChatWithAccounts has the rights of accounts.yaml.
+func TestChatWithAccounts(t *testing.T) {
+	b := harness.New(t)
+	text, err := os.ReadFile(filepath.Join("..", "accounts.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	play(t, "chat.mjs", "GATEWAY=http://"+httpAddr, "CONTROL="+control.URL, "MQTT_PORT="+mqttPort, "STOMP=tcp://"+stompAddr,
-		"SCRIPTS="+scripts, "CHROMIUM="+cmp.Or(os.Getenv("CHROMIUM"), "/usr/bin/chromium"))
+	b.Config = filepath.Join(b.Dir, "accounts.yaml")
+	for name, content := range map[string]string{"accounts.yaml": string(text), "ann.password": "secret of ann", "house.password": "secret of the house"} {
+		if err := os.WriteFile(filepath.Join(b.Dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	play(t, "accounts.mjs", b)
 }
 
 // controlOf lets a script kill the gateway and start it again.
@@ -71,19 +76,31 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// play runs a script beside the npm packages that it imports; the test fails unless
-// the script ends with 0.
-func play(t *testing.T, script string, env ...string) {
+// play starts the gateway on ports that stay the same over restarts, and runs a
+// script on it; the test fails unless the script ends with 0.
+func play(t *testing.T, script string, b *harness.Broker) {
 	t.Helper()
 	files, err := filepath.Glob("*.mjs")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := harness.NodeScripts(t, files...)
+	scripts, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stomp, mqtt, http := freeAddress(t), freeAddress(t), freeAddress(t)
+	b.Set = append(b.Set, "stomp.listen="+stomp, "mqtt.listen="+mqtt, "http.listen="+http)
+	b.Start()
+	control := controlOf(b)
+	defer control.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	node := exec.CommandContext(ctx, "node", script)
-	node.Dir, node.Env = dir, append(os.Environ(), env...)
+	node.Dir = dir
+	_, mqttPort, _ := net.SplitHostPort(mqtt)
+	node.Env = append(os.Environ(), "GATEWAY=http://"+http, "CONTROL="+control.URL, "MQTT_PORT="+mqttPort, "STOMP=tcp://"+stomp,
+		"SCRIPTS="+scripts, "CHROMIUM="+cmp.Or(os.Getenv("CHROMIUM"), "/usr/bin/chromium"))
 	// A group of its own: browsers and scripts that a failure leaves behind are ended.
 	node.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	node.Cancel = func() error { return syscall.Kill(-node.Process.Pid, syscall.SIGKILL) }

@@ -22,7 +22,7 @@ export async function restart({ ann, bob, eve, all }) {
   await shot(eve, 'offline-phone');
 
   await control('start');
-  if (await ann.locator('#again').isVisible()) await ann.locator('#again').click().catch(() => {}); // it may be back by itself
+  if (await ann.locator('#again').isVisible()) await ann.locator('#again').click({ timeout: 500 }).catch(() => {}); // it may be back by itself
   for (const page of all) await online(page);
   for (const page of all) assert.ok(!await page.locator('#banner').isVisible());
   const sent = [...lines, 'written offline', 'from the phone, offline'];
@@ -58,8 +58,10 @@ export async function unsent({ ann, bob }) {
   await page.reload();
   await until('it still waits', async () => (await page.locator('#log .sending .what').allTextContents()).join() === 'before the reload');
   cut = false;
-  await page.evaluate(() => window.dispatchEvent(new Event('online')));
-  await online(page);
+  await until('it is online again', async () => {
+    if (await page.locator('#again').isVisible()) await page.locator('#again').click({ timeout: 500 }).catch(() => {}); // it may be back by itself
+    return (await page.locator('#status').textContent()) === 'Online';
+  });
   await until('it is sent', async () => (await texts(ann)).filter((t) => t === 'before the reload').length === 1 && (await page.locator('#log .sending').count()) === 0);
   await page.reload();
   await online(page);

@@ -74,8 +74,8 @@ const pages = () => browsers.flatMap((b) => b.contexts()).flatMap((c) => c.pages
 /** A picture for people, where they asked for it. */
 export const shot = async (page, name) => { if (env.SCREENSHOTS) await page.screenshot({ path: `${env.SCREENSHOTS}/${name}.png` }); };
 
-/** Runs a program to its end; returns its output. */
-export const run = async (file, ...a) => (await promisify(execFile)(file, a, { timeout: 30_000 })).stdout;
+/** Runs a program to its end; resolves to {stdout, stderr}. */
+export const run = (file, ...a) => promisify(execFile)(file, a, { timeout: 60_000 });
 export const publish = (topic, text, ...more) => run('mosquitto_pub', '-h', '127.0.0.1', '-p', env.MQTT_PORT, '-q', '1', '-t', topic, '-m', text, ...more);
 export const php = (script, ...a) => run('php', `${env.SCRIPTS}/${script}`, ...a);
 

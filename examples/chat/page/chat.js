@@ -36,7 +36,8 @@ $('welcome').addEventListener('submit', (e) => {
 
 function enter(name) {
   me = kept.name = name;
-  const user = $('user').value || undefined;
+  const user = $('user').value.trim() || undefined;
+  kept.user = user ?? '';
   client = new Client({ name, user, password: user && $('password').value, onstate, onerror: (e) => toast(e.message), minDelayMs: 400, maxDelayMs: 15000 });
   $('welcome').hidden = true;
   $('refused').hidden = true;
@@ -77,9 +78,9 @@ function onstate(state, info) {
     setTimeout(() => { for (const r of rooms.values()) r.behind = false; showState(); }, 4000);
   } else if (state === 'closed') {
     if (info?.code === 1000) return;
-    if (info?.code === 4401) $('account').open = true;
-    leave(info?.code === 4401 ? 'This gateway wants an account, or the password is wrong.' : `The gateway ended the connection: ${info?.reason || info?.code}.`);
-    return;
+    if (info?.code !== 4401) return leave(`The gateway ended the connection: ${info?.reason || info?.code}.`);
+    leave(kept.user ? 'The gateway knows no such user, or the password is another.' : 'This gateway wants an account.');
+    return askAccount();
   } else if (state === 'offline') {
     retryAt = Date.now() + (info?.delayMs ?? 0);
     for (const room of rooms.values()) room.lost();
@@ -311,5 +312,13 @@ function toast(text) {
   toastTimer = setTimeout(() => { $('toast').hidden = true; }, 5000);
 }
 
-// A reload goes on where it was.
-if (kept.name && kept.entered) enter(kept.name); else $('name').focus();
+function askAccount() {
+  $('account').open = true;
+  $('user').value = kept.user;
+  (kept.user ? $('password') : $('user')).focus();
+}
+
+// A reload goes on where it was; with an account it asks for the password again.
+if (kept.name && kept.entered && !kept.user) enter(kept.name);
+else if (kept.name && kept.entered) askAccount();
+else $('name').focus();

@@ -31,6 +31,10 @@ export const kept = {
     });
   },
 
+  /** The account of this tab. Its password is kept nowhere. */
+  get user() { return load(sessionStorage, 'user', ''); },
+  set user(v) { save(sessionStorage, 'user', v); },
+
   get entered() { return load(sessionStorage, 'entered', false); },
   set entered(v) { save(sessionStorage, 'entered', v); },
 
