@@ -321,7 +321,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 }
 
 func (g *Gateway) announce(name string, a net.Addr) {
-	g.log.Info("listening", "listener", name, "address", a.String())
+	line := []any{"listener", name, "address", a.String()}
+	switch name { // who starts a gateway for the first time has something to look at
+	case "http":
+		line = append(line, "chat", "http://"+a.String()+"/chat/")
+	case "http (tls)":
+		line = append(line, "chat", "https://"+a.String()+"/chat/")
+	}
+	g.log.Info("listening", line...)
 }
 
 // Close stops what New started, last first. It may be called more than once.
