@@ -55,6 +55,7 @@ type Gateway struct {
 	webs      []webListener
 	undo      []func() // in order of start; Close runs them backwards
 	checks    []readyCheck
+	peers     *peers // nil on a single node
 	serving   atomic.Bool
 	closing   sync.Once
 

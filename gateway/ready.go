@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 
 	"github.com/mqgate/mqgate/gateway/admin"
@@ -59,11 +58,4 @@ func (g *Gateway) node() admin.Node {
 		Name: g.cfg.NodeName, Version: g.version, Started: g.started, Reachable: true, Ready: admin.AllHold(checks), Checks: checks,
 		Connections: g.connections(), StoreUsed: used, StoreLimit: limit,
 	}
-}
-
-// cluster is the state of all nodes: of a single one, its own.
-func (g *Gateway) cluster(context.Context) (admin.Cluster, error) {
-	n := g.node()
-	n.Leader = true
-	return admin.Cluster{Node: n.Name, Leader: n.Name, Nodes: []admin.Node{n}}, nil
 }

@@ -1,0 +1,50 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/mqgate/mqgate/gateway/admin"
+	"github.com/mqgate/mqgate/router/jetstream"
+)
+
+func TestNodesThatDoNotAnswerAreListed(t *testing.T) {
+	c := admin.Cluster{
+		Nodes: []admin.Node{{Name: "a", Reachable: true}, {Name: "edge", Reachable: true}},
+		Streams: []admin.Stream{
+			{Name: "Q_1", Leader: "a", Replicas: []admin.Replica{{Node: "b"}, {Node: "c", Offline: true}}},
+			{Name: "Q_2", Replicas: []admin.Replica{{Node: "b"}}},
+		},
+	}
+	got := silentNodes(c)
+	if len(got) != 2 || got[0].Name != "b" || got[1].Name != "c" || got[0].Reachable || got[1].Ready {
+		t.Errorf("silent nodes %+v", got)
+	}
+}
+
+// A node answers for itself among the others, and the leader is marked.
+func TestClusterHasTheNodesAnswers(t *testing.T) {
+	g := open(t, load(t, "node_name=a"))
+	run(t, g)
+	n, err := jetstream.StartNode(jetstream.Options{Dir: t.TempDir(), NodeName: "a", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := g.joinPeers(n, func() (string, time.Duration) { return "a", 300 * time.Millisecond }); err != nil {
+		t.Fatal(err)
+	}
+	c, err := g.cluster(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Leader != "a" || c.LeaseAge != 300*time.Millisecond || len(c.Nodes) != 1 {
+		t.Fatalf("cluster %+v", c)
+	}
+	if a := c.Nodes[0]; !a.Leader || !a.Reachable || a.Version != "test" || a.Connections["stomp"] != 0 || len(a.Checks) < 4 {
+		t.Errorf("node %+v", a)
+	}
+	g.peers.status.Close()
+}

@@ -1,0 +1,125 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// statusSubject is where nodes ask each other how they are.
+const statusSubject = "mqgate.status"
+
+// Status is a node's conversation with the others about how they are.
+type Status struct {
+	node *Node
+	conn *nats.Conn
+	js   jetstream.JetStream
+}
+
+// Status has the node answer others with what self returns, until Close.
+func (n *Node) Status(self func() []byte) (*Status, error) {
+	conn, err := n.dial("status")
+	if err != nil {
+		return nil, err
+	}
+	s := &Status{node: n, conn: conn}
+	if s.js, err = jetstream.New(conn); err == nil {
+		_, err = conn.Subscribe(statusSubject, func(m *nats.Msg) { _ = m.Respond(self()) }) // a closed connection answers nobody
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("answer other nodes: %w", err)
+	}
+	return s, nil
+}
+
+// Close ends the conversation.
+func (s *Status) Close() { s.conn.Close() }
+
+// answerTime is how long the slowest node's answer is waited for.
+const answerTime = time.Second
+
+// Ask returns the answers of all nodes that can be reached, this one's too.
+func (s *Status) Ask(ctx context.Context) ([][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	inbox, err := s.conn.SubscribeSync(nats.NewInbox())
+	if err != nil {
+		return nil, fmt.Errorf("ask other nodes: %w", err)
+	}
+	defer inbox.Unsubscribe()
+	if err := s.conn.PublishRequest(statusSubject, inbox.Subject, nil); err != nil {
+		return nil, fmt.Errorf("ask other nodes: %w", err)
+	}
+	var out [][]byte
+	for want := 1 + len(s.node.Connected()); len(out) < want; {
+		m, err := inbox.NextMsgWithContext(ctx)
+		if err != nil {
+			break // who has not answered is not there
+		}
+		if len(m.Data) > 0 { // else: nobody listens
+			out = append(out, m.Data)
+		}
+	}
+	return out, nil
+}
+
+// Connected names the nodes that this one has routes to.
+func (n *Node) Connected() []string {
+	routes, err := n.server.Routez(nil)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, r := range routes.Routes {
+		if !slices.Contains(names, r.RemoteName) {
+			names = append(names, r.RemoteName)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Replica is a copy of a stream on a node that does not lead it.
+type Replica struct {
+	Node             string
+	Current, Offline bool
+	Lag              uint64
+}
+
+// StreamStatus is how a stream is replicated.
+type StreamStatus struct {
+	Name     string
+	Leader   string
+	Replicas []Replica
+}
+
+// Streams returns how all streams are replicated; it fails while no majority of
+// the nodes is there.
+func (s *Status) Streams(ctx context.Context) ([]StreamStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	list := s.js.ListStreams(ctx)
+	var out []StreamStatus
+	for info := range list.Info() {
+		st := StreamStatus{Name: info.Config.Name}
+		if info.Cluster != nil {
+			st.Leader = info.Cluster.Leader
+			for _, r := range info.Cluster.Replicas {
+				st.Replicas = append(st.Replicas, Replica{Node: r.Name, Current: r.Current, Offline: r.Offline, Lag: r.Lag})
+			}
+		}
+		out = append(out, st)
+	}
+	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return nil, fmt.Errorf("list the streams: %w", err)
+	}
+	slices.SortFunc(out, func(a, b StreamStatus) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
