@@ -444,3 +444,25 @@ func TestExampleFiles(t *testing.T) {
 		})
 	}
 }
+
+// TestReadmeSamples: what the documents show as configuration is one.
+func TestReadmeSamples(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	samples := strings.Split(string(text), "```yaml\n")[1:]
+	if len(samples) == 0 {
+		t.Fatal("no sample was found")
+	}
+	for _, s := range samples {
+		s, _, _ = strings.Cut(s, "```")
+		file := filepath.Join(t.TempDir(), "mqgate.yaml")
+		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(Sources{File: file}); err != nil {
+			t.Errorf("%v in\n%s", err, s)
+		}
+	}
+}

@@ -12,6 +12,10 @@
 // copy to each matching Mailbox (a queue, or the inbox of one durable
 // subscriber) and calls the publisher's done function once every copy is stored.
 //
+// In a queue, consumers compete. Who is passed over and why is in selective.go and
+// sticky.go: selectors, exclusive consumers and message groups. What is to be
+// published later waits in a queue of its own (schedule.go).
+//
 // A topic may also keep a history (history.go), which followers read from any
 // point and then go on live.
 //

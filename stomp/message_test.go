@@ -240,3 +240,24 @@ func TestSelectors(t *testing.T) {
 	}
 	fx.depth(t, "sel", 4, 0) // the others stay in the queue
 }
+
+// TestLiveOrder: each subscriber of a topic gets one sender's messages in their order, and none is missing while it reads.
+func TestLiveOrder(t *testing.T) {
+	fx := start(t)
+	const n = 2000
+	var subscribers []*client
+	for _, filter := range []string{"/topic/a", "/topic/*", "/topic/>"} {
+		s := fx.login(t, ActiveMQ, frame.V12)
+		s.do("SUBSCRIBE", "id:1", "destination:"+filter)
+		subscribers = append(subscribers, s)
+	}
+	sender := fx.login(t, ActiveMQ, frame.V12)
+	for i := range n {
+		sender.frame("SEND", fmt.Sprint(i), "destination:/topic/a")
+	}
+	for _, s := range subscribers {
+		for i := range n {
+			s.message(fmt.Sprint(i))
+		}
+	}
+}

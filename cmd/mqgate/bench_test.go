@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -123,5 +124,29 @@ func TestBenchFaultsExitWithThree(t *testing.T) {
 	var coder kong.ExitCoder
 	if !errors.As(err, &coder) || coder.ExitCode() != 3 || err.Error() != "not delivered as sent: 5 lost, 1 refused" {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestReadmeBenchCommands: the commands beside the README's figures are such.
+func TestReadmeBenchCommands(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := regexp.MustCompile("`mqgate bench ([^`]+)`").FindAllStringSubmatch(string(text), -1)
+	if len(commands) < 3 {
+		t.Fatalf("only %d commands were found", len(commands))
+	}
+	for _, m := range commands {
+		c, err := parseBench(t, strings.Fields(m[1])...)
+		if err == nil {
+			var o bench.Options
+			if o, err = c.options(); err == nil {
+				err = o.Validate()
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: %v", m[0], err)
+		}
 	}
 }
