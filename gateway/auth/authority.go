@@ -224,13 +224,31 @@ func (a *Authority) Authenticate(ctx context.Context, c router.Credentials) (*ro
 	if err != nil {
 		return nil, err
 	}
+	return acc.principal(c.ClientID)
+}
+
+func (acc *account) principal(clientID string) (*router.Principal, error) {
 	g := acc.grants
 	if g == nil {
-		if g, err = acc.lists.grants(acc.name, c.ClientID); err != nil {
+		var err error
+		if g, err = acc.lists.grants(acc.name, clientID); err != nil {
 			return nil, denied(err.Error())
 		}
 	}
-	return router.NewPrincipal(acc.name, c.ClientID, acc.admin, g), nil
+	return router.NewPrincipal(acc.name, clientID, acc.admin, g), nil
+}
+
+// Principal returns who a user is that another node of the cluster has authenticated; "" is the anonymous one. The error
+// is of class Denied if there is no such user here: the nodes' configurations differ.
+func (a *Authority) Principal(user, clientID string) (*router.Principal, error) {
+	acc := a.users[user]
+	if user == "" {
+		acc = a.anonymous
+	}
+	if acc == nil {
+		return nil, denied(fmt.Sprintf("the leader of the cluster does not know the user %q; all nodes need the same users", user))
+	}
+	return acc.principal(clientID)
 }
 
 func (a *Authority) identify(ctx context.Context, c router.Credentials) (*account, error) {

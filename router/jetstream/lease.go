@@ -1,0 +1,330 @@
+package jetstream
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	leaseStream  = "MQGATE_LEASE"
+	leaseSubject = "lease"
+
+	// leaseTTL is how long a lease holds after its last renewal. Others count it from
+	// when they saw the renewal, which was later, so they never begin too early; the
+	// holder stops leaseMargin before, since clocks need not run alike.
+	leaseTTL    = 4 * time.Second
+	leaseMargin = 400 * time.Millisecond
+	leaseRenew  = 400 * time.Millisecond
+	leaseLook   = 200 * time.Millisecond
+	// quorumPatience is for how long the lease cannot be read before a node says that
+	// it is cut off.
+	quorumPatience = 1500 * time.Millisecond
+	// leaseTimeout is for one question about it.
+	leaseTimeout = 700 * time.Millisecond
+)
+
+// Term is what a holder of the lease has: valid until it was not renewed.
+type Term struct {
+	// Address is where the leader is to listen, unique to the term.
+	Address string
+
+	validUntil atomic.Int64 // nanoseconds since epoch, below
+	announced  atomic.Bool
+}
+
+// epoch gives monotonic times, which no change of the wall clock moves.
+var epoch = time.Now()
+
+// Valid reports whether the lease holds. It is right also after a pause of the
+// process.
+func (t *Term) Valid() bool { return int64(time.Since(epoch)) < t.validUntil.Load() }
+
+// Announce has the other nodes know that the leader listens at Address.
+func (t *Term) Announce() { t.announced.Store(true) }
+
+// Candidate is a node that may lead.
+type Candidate interface {
+	// Eligible reports whether the node wants to lead now.
+	Eligible() bool
+	// Lead leads until ctx ends, and returns when it does no more. Its cause tells
+	// whether the lease was lost (ErrLeaseLost): then nothing may be stored any more.
+	Lead(ctx context.Context, t *Term) error
+	// Follow hears who leads, "" if nobody is known to, and whether this node sees the
+	// majority of the cluster.
+	Follow(node, address string, majority bool)
+}
+
+// ErrLeaseLost is the cause that ends Lead when the lease could not be renewed.
+var ErrLeaseLost = errors.New("the lease of the cluster's leader was lost")
+
+// ErrStepDown is the cause that ends Lead when the node gives the lease up.
+var ErrStepDown = errors.New("the node gives up the lead")
+
+// leaseRecord is the stored form.
+type leaseRecord struct {
+	Node    string `json:"node"`              // "": given up
+	Address string `json:"address,omitempty"` // once the leader listens
+	Term    string `json:"term"`
+}
+
+// election has one node of a cluster lead at a time.
+type election struct {
+	node *Node
+	conn *nats.Conn
+	js   jetstream.JetStream
+	log  *slog.Logger
+	who  Candidate
+
+	created  bool
+	seq      uint64 // of the record seen last
+	changed  time.Time
+	rec      leaseRecord
+	answered time.Time
+	known    string // what Follow was told last
+}
+
+// Campaign takes part in the cluster's election until ctx ends: it tells the
+// candidate who leads, and has it lead while the node holds the lease.
+func (n *Node) Campaign(ctx context.Context, who Candidate) error {
+	conn, err := n.dial("lease")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return fmt.Errorf("use JetStream: %w", err)
+	}
+	e := &election{node: n, conn: conn, js: js, log: n.log, who: who, changed: time.Now(), answered: time.Now()}
+	tick := time.NewTicker(leaseLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			e.look(ctx)
+		case <-ctx.Done():
+			who.Follow("", "", true)
+			return nil
+		}
+	}
+}
+
+// look reads the lease, tells who leads, and takes it if it is free.
+func (e *election) look(ctx context.Context) {
+	if err := e.read(ctx); err != nil {
+		if time.Since(e.answered) > quorumPatience {
+			e.follow("", "", false)
+		}
+		return
+	}
+	e.answered = time.Now()
+	free := e.rec.Node == "" || time.Since(e.changed) > leaseTTL
+	if !free {
+		e.follow(e.rec.Node, e.rec.Address, true)
+		return
+	}
+	e.follow("", "", true)
+	if e.node.opt.Cluster.NoStorage || !e.who.Eligible() || ctx.Err() != nil {
+		return
+	}
+	t := &Term{}
+	id := rand.Text()
+	t.Address = "leader." + id
+	if err := e.write(ctx, leaseRecord{Node: e.node.opt.NodeName, Term: id}, t); err != nil {
+		return // another was faster, or there is no majority
+	}
+	e.lead(ctx, t, id)
+}
+
+func (e *election) follow(node, address string, majority bool) {
+	if address == "" {
+		node = "" // it does not listen yet
+	}
+	know := node + "\x00" + address + strconv.FormatBool(majority)
+	if know != e.known {
+		e.known = know
+		e.who.Follow(node, address, majority)
+	}
+}
+
+// read gets the record from the leader of its stream, which is never behind.
+func (e *election) read(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
+	if !e.created {
+		if err := e.create(ctx); err != nil {
+			return err
+		}
+	}
+	m, err := e.conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+leaseStream, []byte(`{"last_by_subj":"`+leaseSubject+`"}`))
+	if err != nil {
+		return err
+	}
+	var a struct {
+		Message *struct {
+			Seq  uint64 `json:"seq"`
+			Data []byte `json:"data"`
+		} `json:"message"`
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		return fmt.Errorf("read the lease: %w", err)
+	}
+	switch {
+	case a.Error != nil && a.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		e.seen(0, leaseRecord{})
+		return nil
+	case a.Error != nil:
+		return a.Error
+	case a.Message == nil:
+		return errors.New("read the lease: an empty answer")
+	}
+	var rec leaseRecord
+	if err := json.Unmarshal(a.Message.Data, &rec); err != nil {
+		return fmt.Errorf("read the lease: %w", err)
+	}
+	e.seen(a.Message.Seq, rec)
+	return nil
+}
+
+func (e *election) seen(seq uint64, rec leaseRecord) {
+	if seq != e.seq || e.changed.IsZero() {
+		e.seq, e.changed = seq, time.Now()
+	}
+	e.rec = rec
+}
+
+func (e *election) create(ctx context.Context) error {
+	_, err := e.js.Stream(ctx, leaseStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) && !e.node.opt.Cluster.NoStorage {
+		_, err = e.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: leaseStream, Subjects: []string{leaseSubject}, MaxMsgsPerSubject: 1, Storage: jetstream.FileStorage, Replicas: e.node.replicas(),
+		})
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return err
+	}
+	e.created = true
+	return nil
+}
+
+// write replaces the record that was seen last, and extends the term.
+func (e *election) write(ctx context.Context, rec leaseRecord, t *Term) error {
+	body, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
+	m := nats.NewMsg(leaseSubject)
+	m.Data = body
+	m.Header.Set("Nats-Expected-Last-Subject-Sequence", strconv.FormatUint(e.seq, 10))
+	sent := time.Since(epoch)
+	answer, err := e.conn.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return err
+	}
+	stored, err := parseAnswer(answer.Data)
+	if err != nil {
+		return err
+	}
+	e.seq, e.rec, e.changed, e.answered = stored.Seq, rec, time.Now(), time.Now()
+	t.validUntil.Store(int64(sent + leaseTTL - leaseMargin))
+	return nil
+}
+
+// lead has the candidate lead, and renews the lease until it is lost or given up.
+func (e *election) lead(ctx context.Context, t *Term, id string) {
+	e.log.Info("this node leads the cluster")
+	e.attract(ctx)
+	leading, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	var ended sync.WaitGroup
+	done := make(chan struct{})
+	ended.Go(func() {
+		defer close(done)
+		if err := e.who.Lead(leading, t); err != nil {
+			e.log.Error("this node could not lead", "error", err)
+		}
+	})
+	cause := e.renew(ctx, t, id, done)
+	if errors.Is(cause, ErrLeaseLost) {
+		e.follow("", "", true)
+	}
+	end(cause)
+	// While it stores its last words the lease must not end.
+	for waiting := true; waiting; {
+		select {
+		case <-done:
+			waiting = false
+		case <-time.After(leaseRenew):
+			if !errors.Is(cause, ErrLeaseLost) {
+				_ = e.write(context.WithoutCancel(ctx), leaseRecord{Node: e.node.opt.NodeName, Term: id}, t) // it is tried again
+			}
+		}
+	}
+	ended.Wait()
+	t.validUntil.Store(0)
+	if !errors.Is(cause, ErrLeaseLost) {
+		if err := e.write(context.WithoutCancel(ctx), leaseRecord{Term: id}, &Term{}); err != nil {
+			e.log.Warn("the lease could not be given up; it ends by itself", "error", err)
+		}
+	}
+	e.log.Info("this node does not lead the cluster any more", "cause", cause)
+}
+
+// attract moves the leadership of the lease's stream to this node: then the loss of another node never delays a renewal.
+func (e *election) attract(ctx context.Context) {
+	if e.node.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, leaseStream) {
+		return
+	}
+	body := fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, e.node.opt.NodeName)
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
+	if _, err := e.conn.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+leaseStream, body); err != nil {
+		e.log.Debug("the lease's stream stays where it is led", "error", err)
+	}
+}
+
+// renew keeps the lease until it is lost, the candidate is done or ctx ends.
+func (e *election) renew(ctx context.Context, t *Term, id string, done <-chan struct{}) error {
+	tick := time.NewTicker(leaseRenew)
+	defer tick.Stop()
+	for {
+		rec := leaseRecord{Node: e.node.opt.NodeName, Term: id}
+		if t.announced.Load() {
+			rec.Address = t.Address
+		}
+		if err := e.write(ctx, rec, t); err != nil && ctx.Err() == nil {
+			// It may be stored although no answer came: look.
+			if err := e.read(ctx); err == nil && e.rec.Term != id {
+				return ErrLeaseLost
+			}
+		}
+		if !t.Valid() {
+			return ErrLeaseLost
+		}
+		e.follow(rec.Node, rec.Address, true)
+		select {
+		case <-tick.C:
+		case <-done:
+			return ErrStepDown
+		case <-ctx.Done():
+			return ErrStepDown
+		}
+		if !e.who.Eligible() {
+			return ErrStepDown
+		}
+	}
+}
