@@ -9,13 +9,21 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/config"
+	"github.com/mqgate/mqgate/router"
 	"github.com/mqgate/mqgate/router/jetstream"
 )
 
 // backup writes all that is stored, while clients work.
 func (g *Gateway) backup(ctx context.Context, w io.Writer) error {
 	began := time.Now()
-	b, err := g.store.WriteBackup(ctx, w)
+	store := g.store
+	if m := g.member; m != nil {
+		if _, store = m.leading(); store == nil {
+			leader, _ := m.lease()
+			return &router.Error{Op: "backup", Class: router.Conflict, Text: fmt.Sprintf("the leader of the cluster makes backups: ask node %q", leader)}
+		}
+	}
+	b, err := store.WriteBackup(ctx, w)
 	if err != nil {
 		return err
 	}

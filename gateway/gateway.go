@@ -45,7 +45,9 @@ type Gateway struct {
 	version string
 	started time.Time
 	auth    *auth.Authority
-	store   *jetstream.Store
+	store   *jetstream.Store // nil in a cluster: the leader opens it
+	node    *jetstream.Node  // of the store
+	member  *member          // of a cluster; else nil
 	router  *router.Router
 	stomp   *stomp.Server
 	mqtt    *mqtt.Server
@@ -140,23 +142,29 @@ func (g *Gateway) openStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.store, err = jetstream.Open(ctx, jetstream.Options{
+	so := jetstream.Options{
 		Dir: g.cfg.DataDir, NodeName: g.cfg.NodeName, SyncAlways: c.Sync.Always(), SyncInterval: c.Sync.Interval,
 		MaxBytes: limit, MinFreeBytes: int64(c.MinFreeBytes), Log: g.log,
-	}); err != nil {
-		return err
 	}
-	g.undo = append(g.undo, g.store.Close)
-	g.router, err = router.New(ctx, router.Options{
-		Store: g.store, Authorize: g.auth, Log: g.log, QueuePolicy: g.queuePolicy,
+	ro := router.Options{
+		Authorize: g.auth, Log: g.log, QueuePolicy: g.queuePolicy,
 		// With lazy syncing a power cut loses the last moments by choice: that is
 		// reported, and no reason not to start.
 		AcceptDamage: c.OnDamage == config.OnDamageContinue || !c.Sync.Always(),
 		MaxQueues:    g.cfg.Limits.Queues, MaxTransactionMessages: g.cfg.Limits.TransactionMessages,
 		MaxTransactionBytes: int(g.cfg.Limits.TransactionBytes), History: history,
 		InboxPolicy: router.Policy{MaxLength: g.cfg.Mqtt.OfflineMessages, MaxBytes: int64(g.cfg.Mqtt.OfflineBytes)},
-	})
-	if err != nil {
+	}
+	if g.cfg.Cluster.Enabled() {
+		return g.joinCluster(so, ro)
+	}
+	if g.store, err = jetstream.Open(ctx, so); err != nil {
+		return err
+	}
+	g.undo = append(g.undo, g.store.Close)
+	g.node = g.store.Node()
+	ro.Store = g.store
+	if g.router, err = router.New(ctx, ro); err != nil {
 		return err
 	}
 	g.undo = append(g.undo, g.closeRouter)
@@ -346,10 +354,22 @@ func (g *Gateway) Close() {
 }
 
 func (g *Gateway) adminHandler(trusted bool) http.Handler {
-	return admin.Handler(admin.Options{
-		Router: g.router, Auth: g.auth, Version: g.version, Log: g.log, Usage: g.store.Usage,
+	o := g.adminOptions(g.router)
+	if m := g.member; m != nil {
+		o.Forward = g.router.Ask
+		o.Core = func() *router.Router {
+			core, _ := m.leading()
+			return core
+		}
+	}
+	return admin.Handler(o, trusted)
+}
+
+func (g *Gateway) adminOptions(r *router.Router) admin.Options {
+	return admin.Options{
+		Router: r, Auth: g.auth, Version: g.version, Log: g.log, Usage: g.node.Usage,
 		Ready: g.ready, Connections: g.connections, Cluster: g.cluster, Drain: g.drainByOperator, Backup: g.backup,
-	}, trusted)
+	}
 }
 
 func (g *Gateway) connections() map[string]int {

@@ -180,6 +180,20 @@ func tlsConfig(c config.TLS) (*tls.Config, error) {
 	return tc, nil
 }
 
+// peerTLS is for nodes of a cluster, which are servers and clients of each other.
+func peerTLS(c config.TLS) (*tls.Config, error) {
+	tc, err := tlsConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	tc.Certificates, tc.GetCertificate, tc.RootCAs = []tls.Certificate{pair}, nil, tc.ClientCAs
+	return tc, nil
+}
+
 // recheck is how long a certificate is used before its files are looked at again.
 const recheck = 30 * time.Second
 

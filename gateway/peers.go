@@ -23,7 +23,7 @@ type peers struct {
 // joinPeers has the node tell the others how it is; what was started ends with Close.
 func (g *Gateway) joinPeers(n *jetstream.Node, leader func() (string, time.Duration)) error {
 	status, err := n.Status(func() []byte {
-		text, err := json.Marshal(g.node())
+		text, err := json.Marshal(g.self())
 		if err != nil {
 			g.log.Error("cannot say how this node is", "error", err)
 		}
@@ -40,7 +40,7 @@ func (g *Gateway) joinPeers(n *jetstream.Node, leader func() (string, time.Durat
 // cluster is the state of all nodes: of a single one, its own.
 func (g *Gateway) cluster(ctx context.Context) (admin.Cluster, error) {
 	if g.peers == nil {
-		n := g.node()
+		n := g.self()
 		n.Leader = true
 		return admin.Cluster{Node: n.Name, Leader: n.Name, Nodes: []admin.Node{n}}, nil
 	}

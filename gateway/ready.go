@@ -29,12 +29,12 @@ func (g *Gateway) ownChecks() []readyCheck {
 			return nil
 		}},
 		{"disk", func() error {
-			if g.store.DiskLow() {
+			if g.diskLow() {
 				return errors.New("the disk is nearly full, or the store is at its limit")
 			}
 			return nil
 		}},
-		{"store", func() error { return g.store.Healthy() }},
+		{"store", func() error { return g.node.Healthy() }},
 	}
 }
 
@@ -50,10 +50,18 @@ func (g *Gateway) ready() []admin.Check {
 	return out
 }
 
-// node is what this node says of itself.
-func (g *Gateway) node() admin.Node {
+// diskLow reports whether this node has no room for more.
+func (g *Gateway) diskLow() bool {
+	if g.store != nil {
+		return g.store.DiskLow()
+	}
+	return g.node.DiskLow()
+}
+
+// self is what this node says of itself.
+func (g *Gateway) self() admin.Node {
 	checks := g.ready()
-	used, limit := g.store.Usage()
+	used, limit := g.node.Usage()
 	return admin.Node{
 		Name: g.cfg.NodeName, Version: g.version, Started: g.started, Reachable: true, Ready: admin.AllHold(checks), Checks: checks,
 		Connections: g.connections(), StoreUsed: used, StoreLimit: limit,

@@ -51,6 +51,7 @@ type edge struct {
 	mu       sync.Mutex
 	leader   string // address; "" while none is known
 	link     *link
+	linkedMs int64 // since when
 	calls    map[uint64]*call
 	held     int // bytes of calls
 	lastCall uint64
@@ -177,13 +178,11 @@ func (e *edge) connect() {
 		return
 	}
 	l := newLink(randomID(), e.leader, e.transport, e.router.goFunc)
-	e.link = l
+	e.link, e.linkedMs = l, time.Now().UnixMilli()
 	e.echoedMs.Store(time.Now().UnixMilli())
 	l.end(appendJSON(l.begin(opHello), helloFrame{Address: e.address, Node: e.node, Boot: e.router.boot}))
 	for _, rs := range e.sessions {
-		if rs.session.client.id != "" {
-			e.open(rs)
-		}
+		e.open(rs)
 	}
 	parted := map[*remoteSession]bool{} // whose clients went while there was no leader
 	for _, id := range slices.Sorted(maps.Keys(e.calls)) {
@@ -253,7 +252,7 @@ func (e *edge) tick() {
 		switch cause := l.closed(); {
 		case cause != nil:
 			e.disconnect(cause)
-		case now-e.echoedMs.Load() > edgePatience.Milliseconds():
+		case now-e.echoedMs.Load() > edgePatience.Milliseconds(), !e.loaded.Load() && now-e.linkedMs > helloPatience.Milliseconds():
 			e.disconnect(errLinkSilent)
 		default:
 			b := binary.AppendUvarint(l.begin(opBeat), uint64(now))

@@ -33,6 +33,8 @@ const (
 	// gives to others what an edge held. The difference makes sure that an edge which was cut off has stopped by then.
 	edgePatience   = 1500 * time.Millisecond
 	leaderPatience = 3 * time.Second
+	// helloPatience is for the first answer: the other nodes' servers may not know yet where the leader listens.
+	helloPatience = 600 * time.Millisecond
 )
 
 var (

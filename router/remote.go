@@ -41,6 +41,15 @@ func (rs *remoteSession) claimClient() error {
 	return err
 }
 
+// register has the leader know of the session, for those who ask who is connected.
+func (rs *remoteSession) register() {
+	e := rs.edge
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sessions[rs.session.ID.N] = rs
+	e.open(rs)
+}
+
 // close forgets the session here and at the leader.
 func (rs *remoteSession) close() {
 	e := rs.edge

@@ -314,6 +314,7 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 	if r.edge != nil {
 		s.remote = newRemoteSession(r.edge, s)
 		if o.ClientID == "" {
+			s.remote.register()
 			return s, nil
 		}
 		if err := s.remote.claimClient(); err != nil {

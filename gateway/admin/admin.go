@@ -23,7 +23,9 @@ import (
 
 // Options of the interface.
 type Options struct {
-	Router  *router.Router
+	Router *router.Router
+	// Core returns the router that keeps what is stored, nil if it is on another node. Nil: Router does.
+	Core    func() *router.Router
 	Auth    router.Authenticator
 	Version string
 	// Ready returns the conditions for clients to come.
@@ -39,12 +41,17 @@ type Options struct {
 	// Connections returns the number of connections by protocol.
 	Connections func() map[string]int
 	Log         *slog.Logger
+	// Forward asks the leader of the cluster, which answers with Answer; nil: this node keeps what is stored.
+	Forward func(ctx context.Context, request []byte) ([]byte, error)
 }
 
 // Handler returns the interface for a listener; trusted is true for one that
 // only the administrator can reach.
 func Handler(o Options, trusted bool) http.Handler {
-	h := &handler{Options: o, trusted: trusted}
+	return (&handler{Options: o, trusted: trusted}).mux()
+}
+
+func (h *handler) mux() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", h.ready)
@@ -57,11 +64,11 @@ func Handler(o Options, trusted bool) http.Handler {
 		"POST /api/v1/queue/move":    h.move,
 		"DELETE /api/v1/queue":       h.remove,
 		"GET /api/v1/connections":    h.connections,
-		"GET /api/v1/cluster":        h.cluster,
-		"POST /api/v1/drain":         h.drain,
 	} {
-		mux.Handle(pattern, h.guard(f))
+		mux.Handle(pattern, h.kept(f))
 	}
+	mux.Handle("GET /api/v1/cluster", h.guard(h.cluster))
+	mux.Handle("POST /api/v1/drain", h.guard(h.drain))
 	mux.HandleFunc("POST /api/v1/backup", h.backup)
 	return mux
 }
@@ -69,6 +76,7 @@ func Handler(o Options, trusted bool) http.Handler {
 type handler struct {
 	Options
 	trusted bool
+	as      *router.Principal // whom another node has authenticated; else nil
 }
 
 // verb answers a request of a principal with a value to be sent as JSON.
@@ -104,6 +112,9 @@ func (h *handler) refuse(w http.ResponseWriter, err error) {
 var operator = router.NewPrincipal("operator", "", true, nil)
 
 func (h *handler) principal(r *http.Request) (*router.Principal, error) {
+	if h.as != nil {
+		return h.as, nil
+	}
 	if h.trusted {
 		return operator, nil
 	}

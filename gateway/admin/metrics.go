@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/mqgate/mqgate/router"
 )
 
 // maxQueueSeries bounds the queues that /metrics lists: the deepest ones.
@@ -49,11 +51,27 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(publishedDesc, s.Published.Load())
 	counter(refusedDesc, s.Refused.Load())
 	counter(deliveredDesc, s.Delivered.Load())
-	counter(redeliveredDesc, s.Redelivered.Load())
-	counter(settledDesc, s.Settled.Load())
-	counter(deadLetteredDesc, s.DeadLettered.Load())
-	counter(damagedDesc, s.Damaged.Load())
-	for reason, n := range s.Dropped() {
+	// In a cluster the rest happens where the queues are kept: it counts there.
+	core, all := c.core(), []*router.Stats{s}
+	if core != nil && core != c.h.Router {
+		all = append(all, &core.Stats)
+	}
+	var redelivered, settled, deadLettered, damaged uint64
+	dropped := map[string]uint64{}
+	for _, s := range all {
+		redelivered += s.Redelivered.Load()
+		settled += s.Settled.Load()
+		deadLettered += s.DeadLettered.Load()
+		damaged += s.Damaged.Load()
+		for reason, n := range s.Dropped() {
+			dropped[reason] += n
+		}
+	}
+	counter(redeliveredDesc, redelivered)
+	counter(settledDesc, settled)
+	counter(deadLetteredDesc, deadLettered)
+	counter(damagedDesc, damaged)
+	for reason, n := range dropped {
 		counter(droppedDesc, n, reason)
 	}
 	for protocol, n := range c.h.Connections() {
@@ -63,13 +81,23 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(storeUsedDesc, float64(used))
 	gauge(storeLimitDesc, float64(limit))
 	gauge(buildDesc, 1, c.h.Version, runtime.Version())
-	queues := c.h.Router.Deepest(maxQueueSeries)
-	gauge(queuesDesc, float64(c.h.Router.Queues()))
+	if core == nil {
+		return // the queues are another node's to tell of
+	}
+	queues := core.Deepest(maxQueueSeries)
+	gauge(queuesDesc, float64(core.Queues()))
 	for _, q := range queues {
 		gauge(readyDesc, float64(q.Ready), q.Vhost, q.Name)
 		gauge(unackedDesc, float64(q.Unacked), q.Vhost, q.Name)
 		gauge(consumersDesc, float64(q.Consumers), q.Vhost, q.Name)
 	}
+}
+
+func (c collector) core() *router.Router {
+	if c.h.Core == nil {
+		return c.h.Router
+	}
+	return c.h.Core()
 }
 
 func (h *handler) metrics(w http.ResponseWriter, r *http.Request) {

@@ -38,6 +38,7 @@ type Store struct {
 	streams map[string]*stream
 
 	local replicaStates
+	fence func() bool // nil: none
 
 	life context.Context // of what runs until Close
 	end  context.CancelFunc
@@ -72,6 +73,15 @@ func (n *Node) OpenStore(ctx context.Context) (_ *Store, err error) {
 	}
 	return s, s.openSystem(ctx)
 }
+
+// Node returns the node that the store is of.
+func (s *Store) Node() *Node { return s.node }
+
+// Fence has the store refuse to store anything once valid says no: then another
+// node has it. It is set before the store is used.
+func (s *Store) Fence(valid func() bool) { s.fence = valid }
+
+var errFenced = errors.New("another node leads the cluster now")
 
 func (s *Store) connect() error {
 	var err error

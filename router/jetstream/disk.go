@@ -66,5 +66,11 @@ func (s *Store) room() error {
 	return &router.Error{Op: "store", Class: router.Full, RetryAfter: 5 * time.Second, Text: text}
 }
 
+// DiskLow reports whether the node's disk has less free than its reserve.
+func (n *Node) DiskLow() bool {
+	free, err := FreeBytes(n.opt.Dir)
+	return err == nil && free < n.opt.MinFreeBytes
+}
+
 // DiskLow reports whether appends are refused for lack of disk space.
 func (s *Store) DiskLow() bool { return s.diskLow.Load() || s.full.Load() }

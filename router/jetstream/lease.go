@@ -24,13 +24,13 @@ const (
 	// leaseTTL is how long a lease holds after its last renewal. Others count it from
 	// when they saw the renewal, which was later, so they never begin too early; the
 	// holder stops leaseMargin before, since clocks need not run alike.
-	leaseTTL    = 4 * time.Second
+	leaseTTL    = 3 * time.Second
 	leaseMargin = 400 * time.Millisecond
 	leaseRenew  = 400 * time.Millisecond
 	leaseLook   = 200 * time.Millisecond
-	// quorumPatience is for how long the lease cannot be read before a node says that
-	// it is cut off.
-	quorumPatience = 1500 * time.Millisecond
+	// leaderless is for how long the lease may be unreadable before nobody is taken to
+	// lead.
+	leaderless = 1500 * time.Millisecond
 	// leaseTimeout is for one question about it.
 	leaseTimeout = 700 * time.Millisecond
 )
@@ -42,6 +42,7 @@ type Term struct {
 
 	validUntil atomic.Int64 // nanoseconds since epoch, below
 	announced  atomic.Bool
+	changed    chan struct{} // has announced told at once
 }
 
 // epoch gives monotonic times, which no change of the wall clock moves.
@@ -52,7 +53,13 @@ var epoch = time.Now()
 func (t *Term) Valid() bool { return int64(time.Since(epoch)) < t.validUntil.Load() }
 
 // Announce has the other nodes know that the leader listens at Address.
-func (t *Term) Announce() { t.announced.Store(true) }
+func (t *Term) Announce() {
+	t.announced.Store(true)
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
+}
 
 // Candidate is a node that may lead.
 type Candidate interface {
@@ -92,6 +99,7 @@ type election struct {
 	changed  time.Time
 	rec      leaseRecord
 	answered time.Time
+	peers    *peers
 	known    string // what Follow was told last
 }
 
@@ -107,12 +115,17 @@ func (n *Node) Campaign(ctx context.Context, who Candidate) error {
 	if err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
-	e := &election{node: n, conn: conn, js: js, log: n.log, who: who, changed: time.Now(), answered: time.Now()}
+	p, err := newPeers(n, conn)
+	if err != nil {
+		return err
+	}
+	e := &election{node: n, conn: conn, js: js, log: n.log, who: who, changed: time.Now(), answered: time.Now(), peers: p}
 	tick := time.NewTicker(leaseLook)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
+			e.peers.greet()
 			e.look(ctx)
 		case <-ctx.Done():
 			who.Follow("", "", true)
@@ -124,22 +137,22 @@ func (n *Node) Campaign(ctx context.Context, who Candidate) error {
 // look reads the lease, tells who leads, and takes it if it is free.
 func (e *election) look(ctx context.Context) {
 	if err := e.read(ctx); err != nil {
-		if time.Since(e.answered) > quorumPatience {
-			e.follow("", "", false)
+		if time.Since(e.answered) > leaderless {
+			e.follow("", "", e.peers.majority())
 		}
 		return
 	}
 	e.answered = time.Now()
 	free := e.rec.Node == "" || time.Since(e.changed) > leaseTTL
 	if !free {
-		e.follow(e.rec.Node, e.rec.Address, true)
+		e.follow(e.rec.Node, e.rec.Address, e.peers.majority())
 		return
 	}
 	e.follow("", "", true)
 	if e.node.opt.Cluster.NoStorage || !e.who.Eligible() || ctx.Err() != nil {
 		return
 	}
-	t := &Term{}
+	t := &Term{changed: make(chan struct{}, 1)}
 	id := rand.Text()
 	t.Address = "leader." + id
 	if err := e.write(ctx, leaseRecord{Node: e.node.opt.NodeName, Term: id}, t); err != nil {
@@ -202,8 +215,14 @@ func (e *election) read(ctx context.Context) error {
 func (e *election) seen(seq uint64, rec leaseRecord) {
 	if seq != e.seq || e.changed.IsZero() {
 		e.seq, e.changed = seq, time.Now()
+		e.node.leaseSeen.Store(int64(time.Since(epoch)))
 	}
 	e.rec = rec
+}
+
+// LeaseAge is how long ago this node saw the leader renew its lease.
+func (n *Node) LeaseAge() time.Duration {
+	return max(time.Since(epoch)-time.Duration(n.leaseSeen.Load()), 0)
 }
 
 func (e *election) create(ctx context.Context) error {
@@ -241,6 +260,7 @@ func (e *election) write(ctx context.Context, rec leaseRecord, t *Term) error {
 		return err
 	}
 	e.seq, e.rec, e.changed, e.answered = stored.Seq, rec, time.Now(), time.Now()
+	e.node.leaseSeen.Store(int64(time.Since(epoch)))
 	t.validUntil.Store(int64(sent + leaseTTL - leaseMargin))
 	return nil
 }
@@ -315,9 +335,11 @@ func (e *election) renew(ctx context.Context, t *Term, id string, done <-chan st
 		if !t.Valid() {
 			return ErrLeaseLost
 		}
+		e.peers.greet()
 		e.follow(rec.Node, rec.Address, true)
 		select {
 		case <-tick.C:
+		case <-t.changed:
 		case <-done:
 			return ErrStepDown
 		case <-ctx.Done():

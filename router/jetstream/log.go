@@ -71,6 +71,10 @@ func (l *mailboxLog) Append(envelope []byte, dedupID string, done router.Done) {
 
 // publish sends one message; done hears when it is as durable as promised.
 func (st *stream) publish(subject string, h nats.Header, data []byte, done router.Done) {
+	if f := st.store.fence; f != nil && !f() {
+		st.store.answer(done, unavailable(errFenced))
+		return
+	}
 	if st.lane != nil {
 		st.lane.append(subject, h, [][]byte{data}, done)
 		return

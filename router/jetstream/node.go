@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -60,6 +61,8 @@ type Node struct {
 	lock   *os.File
 	server *server.Server
 	login  nats.Option // of a server that others could connect to; else nil
+
+	leaseSeen atomic.Int64 // when a renewal of the leader's lease was seen last, as time since epoch
 }
 
 const (
@@ -225,6 +228,12 @@ func (l serverLog) Warnf(f string, v ...any) {
 	l.log.Warn("store: " + fmt.Sprintf(f, v...))
 }
 func (l serverLog) Fatalf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
-func (l serverLog) Errorf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Errorf(f string, v ...any) {
+	if strings.HasPrefix(f, "Error trying to connect to route") {
+		l.log.Debug("store: " + fmt.Sprintf(f, v...)) // a node is away: the lease and readiness tell of that
+		return
+	}
+	l.log.Error("store: " + fmt.Sprintf(f, v...))
+}
 func (l serverLog) Debugf(f string, v ...any) {}
 func (l serverLog) Tracef(f string, v ...any) {}

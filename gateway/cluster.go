@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/mqgate/mqgate/config"
+	"github.com/mqgate/mqgate/gateway/admin"
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/jetstream"
+)
+
+// member is this node's part in a cluster. Its clients are served by an edge router,
+// which asks the leader for all that is stored; while this node leads, a core router
+// on the cluster's store answers the edges, its own among them.
+type member struct {
+	g         *Gateway
+	node      *jetstream.Node
+	transport *jetstream.Transport
+	options   router.Options // of the core, without store and carrier
+	life      context.Context
+	end       context.CancelFunc
+	group     sync.WaitGroup
+
+	mu       sync.Mutex
+	leader   string // node that leads; "" while none is known
+	majority bool
+	core     *router.Router // while this node leads
+	store    *jetstream.Store
+}
+
+var _ jetstream.Candidate = (*member)(nil)
+
+const (
+	// holdAlone and holdElecting are how long a publish waits for a leader: a node that
+	// is cut off says so soon, one that sees the others elect waits for them.
+	holdAlone    = 1500 * time.Millisecond
+	holdElecting = 10 * time.Second
+	// closePatience bounds the last words of a leader that gives up.
+	closePatience = 15 * time.Second
+)
+
+// joinCluster starts the node and its edge router, and takes part in electing.
+func (g *Gateway) joinCluster(o jetstream.Options, r router.Options) error {
+	var err error
+	if o.Cluster, err = clusterOptions(g.cfg.Cluster); err != nil {
+		return err
+	}
+	m := &member{g: g, options: r, majority: true}
+	m.life, m.end = context.WithCancel(context.Background())
+	if m.node, err = jetstream.StartNode(o); err != nil {
+		return err
+	}
+	g.undo = append(g.undo, m.node.Close)
+	g.node = m.node
+	if m.transport, err = m.node.Transport(); err != nil {
+		return err
+	}
+	g.undo = append(g.undo, m.transport.Close)
+	carrier, err := m.node.Carrier()
+	if err != nil {
+		return err
+	}
+	g.undo = append(g.undo, carrier.Close)
+	edge := router.Options{Authorize: r.Authorize, Log: r.Log, Carrier: carrier, History: r.History,
+		Edge: &router.EdgeOptions{Transport: m.transport, Node: g.cfg.NodeName, Hold: holdAlone}}
+	if g.router, err = router.New(context.Background(), edge); err != nil {
+		return err
+	}
+	g.undo = append(g.undo, m.stop)
+	g.member = m
+	if err := g.joinPeers(m.node, m.lease); err != nil {
+		return err
+	}
+	g.checks = append(g.checks, readyCheck{"leader", m.linked})
+	m.group.Go(func() {
+		if err := m.node.Campaign(m.life, m); err != nil {
+			g.log.Error("this node takes no part in the cluster", "error", err)
+		}
+	})
+	return nil
+}
+
+func clusterOptions(c config.Cluster) (*jetstream.ClusterOptions, error) {
+	secret, err := c.Secret()
+	if err != nil {
+		return nil, err
+	}
+	o := &jetstream.ClusterOptions{Name: c.Name, Listen: c.Listen, Advertise: c.Advertise, Join: c.Join, Secret: secret,
+		Insecure: c.Insecure, Replicas: c.Replicas, NoStorage: !c.Storage}
+	if c.TLS.Enabled() {
+		if o.TLS, err = peerTLS(c.TLS); err != nil {
+			return nil, fmt.Errorf("cluster.tls: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// stop ends the edge, then the part in the election: clients are gone.
+func (m *member) stop() {
+	m.g.closeRouter()
+	m.end()
+	m.group.Wait()
+}
+
+// linked is a condition of being ready.
+func (m *member) linked() error {
+	m.mu.Lock()
+	leader, majority := m.leader, m.majority
+	m.mu.Unlock()
+	switch {
+	case !majority:
+		return errors.New("no contact with the majority of the cluster")
+	case leader == "":
+		return errors.New("the cluster has no leader now")
+	case !m.g.router.Linked():
+		return fmt.Errorf("no contact with the leader, %s", leader)
+	}
+	return nil
+}
+
+// Eligible reports whether the node may lead: one that sends its clients away gives the lead up first.
+func (m *member) Eligible() bool { return m.life.Err() == nil && !m.g.draining() }
+
+// Follow has the edge ask who leads now.
+func (m *member) Follow(node, address string, majority bool) {
+	m.mu.Lock()
+	m.leader, m.majority = node, majority
+	m.mu.Unlock()
+	m.g.log.Info("leader of the cluster", "leader", node, "majority", majority)
+	hold := holdElecting
+	if !majority {
+		hold = holdAlone
+	}
+	m.g.router.Hold(hold)
+	m.g.router.FollowLeader(address)
+}
+
+// Lead opens the cluster's store and serves the edges until ctx ends.
+func (m *member) Lead(ctx context.Context, t *jetstream.Term) error {
+	began := time.Now()
+	store, err := m.node.OpenStore(ctx)
+	if err != nil {
+		return fmt.Errorf("open the cluster's store: %w", err)
+	}
+	defer store.Close()
+	store.Fence(t.Valid)
+	carrier, err := m.node.Carrier()
+	if err != nil {
+		return err
+	}
+	defer carrier.Close()
+	o := m.options
+	o.Store, o.Carrier = store, carrier
+	core, err := router.New(ctx, o)
+	if err != nil {
+		return fmt.Errorf("load what is stored: %w", err)
+	}
+	_, err = core.Lead(router.LeaderOptions{Transport: m.transport, Address: t.Address, Valid: t.Valid,
+		Principal: m.g.auth.Principal, Answer: func(ctx context.Context, q []byte) ([]byte, error) {
+			return admin.Answer(ctx, m.g.adminOptions(core), q)
+		}})
+	if err != nil {
+		core.Abandon()
+		return fmt.Errorf("listen for the other nodes: %w", err)
+	}
+	m.setCore(core, store)
+	defer m.setCore(nil, nil)
+	t.Announce()
+	m.g.log.Info("leading", "queues", core.Queues(), "took", time.Since(began).Round(time.Millisecond))
+	m.group.Go(func() {
+		if err := store.LeadHere(ctx); err != nil && ctx.Err() == nil {
+			m.g.log.Debug("some streams are led elsewhere", "error", err)
+		}
+	})
+	<-ctx.Done()
+	if !t.Valid() {
+		core.Abandon()
+		return nil
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
+	defer cancel()
+	if err := core.Close(last); err != nil {
+		return fmt.Errorf("not everything could be saved; a few messages may be delivered again, marked: %w", err)
+	}
+	return nil
+}
+
+func (m *member) setCore(r *router.Router, s *jetstream.Store) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.core, m.store = r, s
+}
+
+// leading returns the core router and the store while this node leads; else nil.
+func (m *member) leading() (*router.Router, *jetstream.Store) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.core, m.store
+}
+
+// lease tells who leads, and how long ago it said so.
+func (m *member) lease() (node string, renewed time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leader, m.node.LeaseAge()
+}

@@ -1,0 +1,90 @@
+package jetstream
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	aliveSubject = "mqgate.alive"
+	// peerPatience is how long a silent node counts as reached.
+	peerPatience = 1500 * time.Millisecond
+)
+
+// peers tells whether this node is among the majority of the cluster. Every node
+// greets the others a few times a second and names those that it hears, so each
+// knows which can also be reached: a connection may work in one direction.
+type peers struct {
+	conn *nats.Conn
+	name string
+	size int // nodes of the cluster that store
+
+	mu    sync.Mutex
+	heard map[string]time.Time // by node: its last greeting
+	known map[string]time.Time // by node: when it last said that it hears this one
+}
+
+type greeting struct {
+	Node  string   `json:"node"`
+	Hears []string `json:"hears"`
+}
+
+func newPeers(n *Node, conn *nats.Conn) (*peers, error) {
+	p := &peers{conn: conn, name: n.opt.NodeName, size: max(len(n.opt.Cluster.Join), n.replicas()),
+		heard: map[string]time.Time{}, known: map[string]time.Time{}}
+	if _, err := conn.Subscribe(aliveSubject, p.greeted); err != nil { // until the connection is closed
+		return nil, fmt.Errorf("listen for other nodes: %w", err)
+	}
+	return p, nil
+}
+
+func (p *peers) greeted(m *nats.Msg) {
+	var g greeting
+	if json.Unmarshal(m.Data, &g) != nil || g.Node == p.name {
+		return
+	}
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heard[g.Node] = now
+	if slices.Contains(g.Hears, p.name) {
+		p.known[g.Node] = now
+	}
+}
+
+// greet tells the others that this node lives.
+func (p *peers) greet() {
+	g := greeting{Node: p.name}
+	p.mu.Lock()
+	for n, at := range p.heard {
+		if time.Since(at) < peerPatience {
+			g.Hears = append(g.Hears, n)
+		} else {
+			delete(p.heard, n)
+			delete(p.known, n)
+		}
+	}
+	p.mu.Unlock()
+	b, err := json.Marshal(g)
+	if err == nil {
+		_ = p.conn.Publish(aliveSubject, b) // it fails when the node stops
+	}
+}
+
+// majority reports whether this node and those that it reaches are more than half.
+func (p *peers) majority() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 1
+	for _, at := range p.known {
+		if time.Since(at) < peerPatience {
+			n++
+		}
+	}
+	return n > p.size/2
+}
