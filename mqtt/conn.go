@@ -344,8 +344,14 @@ func (c *conn) close(cause error) {
 	}
 	c.mu.Lock()
 	c.closed = true
+	leftOver := c.window.leftOver()
 	c.window.queue.reset()
 	c.mu.Unlock()
+	for fd, ms := range leftOver {
+		fd.closed.Store(true)
+		fd.source.CloseAndReturn(ms, &c.batch)
+	}
+	c.batch.Flush()
 	if c.session != nil {
 		c.depart(cause)
 	}

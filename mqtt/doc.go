@@ -16,6 +16,8 @@
 //     whether the client reconnects or the gateway restarts in between.
 //   - One connection per client id: the older one ends before the newer one's session begins. A session belongs to the user
 //     that began it.
+//   - A shared group gives each message to one client that is connected and may read it; what that one has not acknowledged
+//     when its connection ends goes to another. Once a durable session is a member, messages wait while nobody is connected.
 //   - Packet identifiers of the two directions are separate, and the client's receive maximum is exact.
 //   - A subscriber that stops reading slows nobody: live messages beyond its bounds are dropped and counted, stored ones
 //     stay in their mailbox, and the connection is closed when nothing can be written for WriteTimeout.
@@ -34,8 +36,7 @@
 //
 //   - A QoS 2 publish whose outcome a crash left unknown is told from its repetition by the store, which remembers for two
 //     minutes; a client that comes back later has it published twice if it was stored.
-//   - Retained messages and members of shared groups are sent as live messages: what a durable session has not acknowledged
-//     of them when its connection ends is not sent again. Members of a group are the connected ones.
+//   - Shared subscriptions are granted QoS 1 at most.
 //   - There is no enhanced authentication.
 //
 // # Where the specification is obeyed
@@ -240,6 +241,10 @@
 //	MQTT-4.7.3-4   nor are normalised                           router/address.go      TestTopicMatching
 //	MQTT-4.8.2-1   $share has a group                           mqtt/subscribe.go      TestR13BadFilters
 //	MQTT-4.8.2-2   and a filter                                 mqtt/subscribe.go      TestR13BadFilters
+//	MQTT-4.8.2-3   each member has its own QoS                  mqtt/feed.go           TestShareGrants
+//	MQTT-4.8.2-4   QoS 2 for one member only                    mqtt/subscribe.go      TestShareGrants
+//	MQTT-4.8.2-5   and for no other                             mqtt/subscribe.go      TestShareGrants
+//	MQTT-4.8.2-6   what is refused is discarded                 mqtt/window.go         TestShareRefusedIsDiscarded
 //	MQTT-4.9.0-1   send quota                                   mqtt/connect.go        TestReceiveMaximumIsExact
 //	MQTT-4.9.0-2   nothing is sent beyond it                    mqtt/window.go         TestReceiveMaximumIsExact
 //	MQTT-4.9.0-3   all else goes on                             mqtt/window.go         TestUnacknowledgedReleaseAndManyRetainedKeepTheFlow

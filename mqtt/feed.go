@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -13,7 +14,11 @@ type feed struct {
 	conn   *conn
 	source *router.Subscription
 	inbox  bool // the options are those of all subscriptions that match
+	topic  bool // of a shared group: what it may store are messages of topics
 	closed atomic.Bool
+
+	opening bool             // before SUBACK; under the connection's lock, like
+	backlog []waitingMessage // what came meanwhile
 
 	opt atomic.Pointer[feedOptions]
 }
@@ -28,7 +33,7 @@ type feedOptions struct {
 
 // set takes the options of a subscription.
 func (fd *feed) set(s *subscription) {
-	o := &feedOptions{qos: s.qos, asIs: s.asIs, shared: s.id == 0 && fd.conn.aliasMax == 0}
+	o := &feedOptions{qos: s.qos, asIs: s.asIs, shared: s.id == 0 && fd.conn.aliasMax == 0 && !fd.opening}
 	if s.id > 0 {
 		o.ids = []int{s.id} // [MQTT-3.3.4-5]
 	}
@@ -57,6 +62,12 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 		return true
 	}
 	s := o.options(m)
+	if fd.topic {
+		s.member = fd
+	}
+	if fd.opening {
+		return fd.keepBack(waitingMessage{message: m, options: s})
+	}
 	if s.qos == 0 { // [MQTT-3.3.4-10]
 		_, sent := c.send(m, 0, s, w)
 		return sent || c.ending.Load() != nil
@@ -73,6 +84,42 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 		w.Slow(c)
 	}
 	return true
+}
+
+// keepBack has a message wait until the client has SUBACK and the retained messages; with mu held.
+func (fd *feed) keepBack(x waitingMessage) bool {
+	c := fd.conn
+	waits := waitQueue{items: fd.backlog}
+	for i := range fd.backlog {
+		waits.bytes += fd.backlog[i].message.Size()
+	}
+	if waits.full(x.message.Size(), &c.server.opt) {
+		return false
+	}
+	fd.backlog = append(fd.backlog, x)
+	return true
+}
+
+// opened lets the feed go on behind SUBACK: the retained messages come first, then what came meanwhile.
+func (fd *feed) opened(s *subscription, retained []*router.Message) {
+	c := fd.conn
+	c.mu.Lock()
+	for _, m := range retained { // [MQTT-3.3.1-8]
+		c.window.queue.pushKept(waitingMessage{message: m, options: sendOptions{qos: min(s.qos, qosOf(m)), retain: true, ids: fd.opt.Load().ids}})
+	}
+	for _, x := range fd.backlog {
+		if !slices.Contains(retained, x.message) { // else it is there already
+			c.window.queue.push(x)
+		}
+	}
+	fd.backlog = nil
+	next := c.pump(&c.batch)
+	fd.opening = false
+	fd.set(s)
+	next.feeds = append(next.feeds, c.paused...)
+	c.paused = nil
+	c.mu.Unlock()
+	resume(next, &c.batch)
 }
 
 // options are how a message goes to this subscription: with the lower QoS of the two [MQTT-3.8.4-8], and as a retained one
@@ -107,12 +154,19 @@ func (fd *feed) Stored(d *router.Delivery, w *outbox.Batch) bool {
 	if c.closed || fd.closed.Load() {
 		return false
 	}
+	if fd.opening || c.durable != nil && c.durable.held {
+		c.paused = append(c.paused, fd)
+		return false
+	}
 	if fd.inbox {
 		return c.durable.receive(fd, d, w)
 	}
 	// What a queue holds is persistent, whoever sent it.
 	m, o := d.Message, fd.opt.Load()
 	s := sendOptions{qos: o.qos, ids: o.ids}
+	if fd.topic {
+		s = o.options(m) // [MQTT-4.8.2-3]
+	}
 	if s.qos == 0 {
 		return fd.sendUntracked(d, s, w)
 	}

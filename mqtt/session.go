@@ -27,6 +27,7 @@ type durable struct {
 	earlier  map[uint64]storedFlight // in flight on the connection before, by sequence
 	released map[uint64]*flight      // those of which the client has sent PUBREC
 	restored []storedSubscription
+	held     bool // the inbox waits for SUBACK
 	saving   bool
 	failed   bool // the store refused the record: what waits for it is not answered any more
 	dirty    bool
@@ -150,7 +151,7 @@ func (d *durable) restore(st storedSubscription) error {
 	if err != nil {
 		return err
 	}
-	if !c.byInbox(s) {
+	if !c.byInbox(s) { // the record keeps no handling: nothing retained is sent again
 		if err := c.attach(s); err != nil {
 			return err
 		}
@@ -158,6 +159,7 @@ func (d *durable) restore(st storedSubscription) error {
 	c.remember(s)
 	if s.feed != nil {
 		s.feed.source.Start(&c.batch)
+		s.feed.opened(s, nil)
 	}
 	return nil
 }
@@ -182,6 +184,23 @@ func (d *durable) open() error {
 	fd.source, d.inbox = source, fd
 	source.Start(&c.batch)
 	return nil
+}
+
+// hold keeps what is stored back until unhold.
+func (d *durable) hold() {
+	d.conn.mu.Lock()
+	d.held = true
+	d.conn.mu.Unlock()
+}
+
+func (d *durable) unhold() {
+	c := d.conn
+	c.mu.Lock()
+	d.held = false
+	feeds := c.paused
+	c.paused = nil
+	c.mu.Unlock()
+	resume(next{feeds: feeds}, &c.batch)
 }
 
 // leave gives the session up for the next connection.
@@ -318,8 +337,8 @@ func (c *conn) inboxOptions(m *router.Message) (s sendOptions, matched bool) {
 		}
 		matched = true
 		s.qos = max(s.qos, min(sub.qos, qosOf(m)))
-		s.retain = s.retain || sub.asIs && m.Has(router.FlagRetain)
-		if sub.id > 0 { // [MQTT-3.3.4-4]
+		s.retain = s.retain || sub.asIs && m.Has(router.FlagRetain) || m.Has(router.FlagKept) // [MQTT-3.3.1-8]
+		if sub.id > 0 {                                                                       // [MQTT-3.3.4-4]
 			s.ids = append(s.ids, sub.id)
 		}
 	}

@@ -33,6 +33,10 @@ func (c *conn) subscribe(first byte, body []byte) error {
 	if err != nil {
 		return err
 	}
+	if c.durable != nil { // SUBACK goes first
+		c.durable.hold()
+		defer c.durable.unhold()
+	}
 	why := ""                              // the first refusal, in words
 	codes := make([]byte, 0, len(filters)) // [MQTT-3.8.4-6]
 	opened := make([]*subscription, 0, len(filters))
@@ -51,6 +55,9 @@ func (c *conn) subscribe(first byte, body []byte) error {
 				why = publicText(err)
 			}
 			continue
+		}
+		if s.feed != nil && s.feed.opening {
+			s.feed.source.Start(&c.batch) // from now on nothing is missed: others may act on SUBACK before we go on
 		}
 		codes = append(codes, s.qos) // [MQTT-3.9.3-2]
 		opened = append(opened, s)
@@ -83,6 +90,11 @@ func (c *conn) parseSubscription(f *packets.Subscription) (*subscription, error)
 	}
 	var err error
 	s.filter, err = router.ParseMQTTFilter(c.session.Vhost, rest)
+	if s.share != "" {
+		// More would bind a message to the first client that it was sent to: even if that never comes back, no other may
+		// get it [MQTT-4.8.2-4] [MQTT-4.8.2-5].
+		s.qos = min(s.qos, 1)
+	}
 	if err == nil && s.share != "" && s.filter.Kind() == router.KindQueue {
 		err = faulty(badFilter, "consumers of a queue share it by themselves: subscribe to %s", rest)
 	}
@@ -127,7 +139,7 @@ func (c *conn) openSubscription(s *subscription) error {
 	}
 	c.remember(s)
 	if old != nil {
-		c.detach(old, c.byInbox(s))
+		c.detach(old, c.byInbox(s) || c.keepsShare(s))
 	}
 	return nil
 }
@@ -147,15 +159,31 @@ func (c *conn) byInbox(s *subscription) bool {
 	return c.durable != nil && s.qos > 0 && s.share == "" && s.filter.Kind() == router.KindTopic
 }
 
+// keepsShare reports whether the messages of a shared subscription wait for the session while none of the group's clients is
+// there.
+func (c *conn) keepsShare(s *subscription) bool {
+	return c.durable != nil && s.qos > 0 && s.share != ""
+}
+
+// wantsRetained reports whether the retained messages are due now [MQTT-3.3.1-9] to [MQTT-3.3.1-11].
+func (s *subscription) wantsRetained() bool {
+	return s.share == "" && s.handling != 2 && (s.handling == 0 || s.fresh) // [MQTT-3.3.1-10]
+}
+
 // attach makes the router's part of a subscription.
 func (c *conn) attach(s *subscription) error {
 	ctx, cancel := context.WithTimeout(c.life, operationTimeout)
 	defer cancel()
 	c.batch.Flush() // it may wait for the store
 	if c.byInbox(s) {
-		return c.durable.session.Bind(ctx, s.filter, s.noLocal)
+		return c.durable.session.Bind(ctx, s.filter, router.BindOptions{NoLocal: s.noLocal, Retained: s.wantsRetained()})
 	}
-	fd := &feed{conn: c}
+	if c.keepsShare(s) {
+		if err := c.durable.session.BindShared(ctx, s.share, s.filter); err != nil {
+			return err
+		}
+	}
+	fd := &feed{conn: c, topic: s.share != "", opening: s.filter.Kind() == router.KindTopic}
 	fd.set(s)
 	o := router.SubscribeOptions{Filter: s.filter, Receiver: fd, Credit: c.window.max, NoLocal: s.noLocal}
 	var err error
@@ -172,31 +200,18 @@ func (c *conn) attach(s *subscription) error {
 
 // startSubscription lets deliveries begin, after the retained messages.
 func (c *conn) startSubscription(s *subscription) {
-	if s.share == "" && s.handling != 2 && (s.handling == 0 || s.fresh) { // [MQTT-3.3.1-9] to [MQTT-3.3.1-11] [MQTT-3.3.1-10]
-		c.sendRetained(s)
+	if s.feed == nil {
+		return // its inbox has the retained messages too
 	}
-	if s.feed != nil {
+	if s.filter.Kind() == router.KindQueue {
 		s.feed.source.Start(&c.batch) // nothing, if it was started before
+		return
 	}
-}
-
-// sendRetained sends the retained messages that match, marked as such [MQTT-3.3.1-8].
-func (c *conn) sendRetained(s *subscription) {
-	ms, err := c.session.Retained(s.filter)
-	if err != nil || len(ms) == 0 {
-		return // the subscription itself was authorised; rights do not change
+	var retained []*router.Message
+	if s.wantsRetained() {
+		retained, _ = c.session.Retained(s.filter) // the subscription itself was authorised; rights do not change
 	}
-	var ids []int
-	if s.id > 0 {
-		ids = []int{s.id}
-	}
-	c.mu.Lock()
-	for _, m := range ms {
-		c.window.queue.pushKept(waitingMessage{message: m, options: sendOptions{qos: min(s.qos, qosOf(m)), retain: true, ids: ids}})
-	}
-	feeds := c.pump(&c.batch)
-	c.mu.Unlock()
-	resume(feeds, &c.batch)
+	s.feed.opened(s, retained)
 }
 
 // detach ends the router's part of a subscription. Bound is whether its filter still feeds the inbox.
@@ -204,14 +219,19 @@ func (c *conn) detach(s *subscription, bound bool) {
 	if s.feed != nil {
 		s.feed.closed.Store(true)
 		s.feed.source.Close(&c.batch)
-		return
 	}
-	if bound || c.durable == nil {
+	if bound || c.durable == nil || s.feed != nil && !c.keepsShare(s) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.life, operationTimeout)
 	defer cancel()
-	if err := c.durable.session.Unbind(ctx, s.filter); err != nil {
+	var err error
+	if s.share != "" {
+		err = c.durable.session.UnbindShared(ctx, s.share, s.filter)
+	} else {
+		err = c.durable.session.Unbind(ctx, s.filter)
+	}
+	if err != nil {
 		c.log().Warn("a filter could not be taken from a session's inbox", "filter", s.text, "error", err)
 	}
 }

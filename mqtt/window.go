@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/mqgate/mqgate/router"
@@ -36,6 +38,7 @@ type sendOptions struct {
 	retain bool
 	dup    bool // [MQTT-4.3.2-2] [MQTT-4.3.3-2]
 	ids    []int
+	member *feed // of a shared group that others may take it over from
 }
 
 // waiting is a message that waits for a place in the window, or for room in the outbox.
@@ -165,6 +168,9 @@ func (c *conn) alias(o *outgoing, m *router.Message) (fresh bool) {
 func (c *conn) sendTracked(m *router.Message, s sendOptions, w *outbox.Batch) bool {
 	f := c.window.take(0)
 	f.qos = s.qos
+	if s.member != nil {
+		f.message, f.options = m, s
+	}
 	end, sent := c.send(m, f.id, s, w)
 	if end == 0 { // no room, or too large for the client
 		delete(c.window.flight, f.id)
@@ -253,7 +259,7 @@ func (c *conn) settle(d *router.Delivery, code reason, done router.Done) {
 	}
 	var err error
 	if code >= unspecified { // [MQTT-4.4.0-2]
-		err = d.Reject("the client refused it", &c.batch, done)
+		err = d.Reject("the client refused it", &c.batch, done) // [MQTT-4.8.2-6]
 	} else {
 		err = d.Ack(&c.batch, done)
 	}
@@ -326,4 +332,33 @@ func (c *conn) pubcomp(a acknowledgement) error {
 	c.mu.Unlock()
 	resume(feeds, &c.batch)
 	return nil
+}
+
+// leftOver gives, by member, what a live shared group chose this client for and it has not acknowledged; with mu held. The
+// order is that in which it came.
+func (w *window) leftOver() map[*feed][]*router.Message {
+	var out map[*feed][]*router.Message
+	add := func(m *router.Message, s sendOptions) {
+		if s.member == nil || s.qos == 0 {
+			return
+		}
+		if out == nil {
+			out = map[*feed][]*router.Message{}
+		}
+		out[s.member] = append(out[s.member], m)
+	}
+	for _, f := range w.inOrder() {
+		add(f.message, f.options)
+	}
+	for _, x := range w.queue.items {
+		add(x.message, x.options)
+	}
+	return out
+}
+
+// inOrder lists what is under way, oldest first: identifiers are given out in ascending order, around the end of their range.
+func (w *window) inOrder() []*flight {
+	fs := slices.Collect(maps.Values(w.flight))
+	slices.SortFunc(fs, func(a, b *flight) int { return int(a.id-w.lastID-1) - int(b.id-w.lastID-1) })
+	return fs
 }

@@ -24,7 +24,10 @@ type Binding struct {
 	Selector *selector.Selector
 	// Several: the inbox is that of an MQTT session, which may have other bindings.
 	Several bool
-	Since   time.Time
+	// Member is the client whose durable session is a member of the shared group that the mailbox belongs to; "" stands for
+	// all members without one.
+	Member string
+	Since  time.Time
 
 	mailbox *Mailbox
 }
@@ -39,6 +42,7 @@ type storedBinding struct {
 	NoLocal bool        `json:"noLocal,omitempty"`
 	Select  string      `json:"selector,omitempty"`
 	Several bool        `json:"several,omitempty"`
+	Member  string      `json:"member,omitempty"`
 	SinceMs int64       `json:"since"`
 }
 
@@ -49,13 +53,16 @@ func (b *Binding) key() string {
 	if b.Box.Kind == KindQueueBox || b.Several {
 		k += "\x00" + b.Filter.name
 	}
+	if _, shared := b.shareKey(); shared {
+		k += "\x00" + b.Member
+	}
 	return k
 }
 
 func (b *Binding) encode() []byte {
 	v, err := json.Marshal(storedBinding{
 		Filter: b.Filter.Text(StyleSlash), Vhost: b.Box.Vhost, Kind: b.Box.Kind, Name: b.Box.Name,
-		User: b.User, NoLocal: b.NoLocal, Select: selectorText(b.Selector), Several: b.Several, SinceMs: b.Since.UnixMilli(),
+		User: b.User, NoLocal: b.NoLocal, Select: selectorText(b.Selector), Several: b.Several, Member: b.Member, SinceMs: b.Since.UnixMilli(),
 	})
 	if err != nil {
 		panic(err) // strings and numbers always encode
@@ -73,7 +80,7 @@ func decodeBinding(v []byte) (*Binding, error) {
 		return nil, fmt.Errorf("read a stored binding: %w", err)
 	}
 	b := &Binding{Filter: f, Box: MailboxID{Kind: s.Kind, Vhost: s.Vhost, Name: s.Name},
-		User: s.User, NoLocal: s.NoLocal, Several: s.Several, Since: time.UnixMilli(s.SinceMs)}
+		User: s.User, NoLocal: s.NoLocal, Several: s.Several, Member: s.Member, Since: time.UnixMilli(s.SinceMs)}
 	if s.Select != "" {
 		if b.Selector, err = selector.Parse(s.Select); err != nil {
 			return nil, fmt.Errorf("read a stored binding: %w", err)
@@ -85,8 +92,10 @@ func decodeBinding(v []byte) (*Binding, error) {
 // bind returns the inbox of a durable subscription, and makes or changes its
 // binding. When it returns, every later publish stores a copy.
 func (r *Router) bind(ctx context.Context, s *Session, o SubscribeOptions) (*Mailbox, error) {
-	if strings.HasPrefix(o.Durable, sessionPrefix) {
-		return nil, &Error{Op: "subscribe", Class: Invalid, Text: "names of durable subscriptions do not begin with " + sessionPrefix}
+	for _, reserved := range [...]string{sessionPrefix, sharePrefix} {
+		if strings.HasPrefix(o.Durable, reserved) {
+			return nil, &Error{Op: "subscribe", Class: Invalid, Text: "names of durable subscriptions do not begin with " + reserved}
+		}
 	}
 	want := &Binding{Filter: o.Filter, Box: MailboxID{KindInbox, s.Vhost, o.Durable}, User: s.Principal.Name(), NoLocal: o.NoLocal, Selector: o.Selector, Since: time.Now()}
 	r.bindMu.Lock()
@@ -232,6 +241,9 @@ func (r *Router) loadBindings(ctx context.Context) error {
 			return err
 		}
 		r.route(b, box)
+		if key, ok := b.shareKey(); ok {
+			r.shares.keep(key, box)
+		}
 	}
 	return nil
 }

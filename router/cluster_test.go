@@ -306,7 +306,7 @@ func TestClusterDurableSessionMovesBetweenNodes(t *testing.T) {
 	if present || x == nil {
 		t.Fatal("a new session is present")
 	}
-	if err := x.Bind(context.Background(), mqttFilter(t, "a/#"), false); err != nil {
+	if err := x.Bind(context.Background(), mqttFilter(t, "a/#"), BindOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	in := &inbox{}

@@ -111,6 +111,12 @@ func (d *durables) load(ctx context.Context) error {
 // adopt gives the sessions their inboxes, and removes bindings whose session a stop ended halfway.
 func (d *durables) adopt(ctx context.Context) error {
 	for _, b := range d.router.bindings {
+		if key, ok := b.shareKey(); ok && d.all[clientKey{b.Box.Vhost, b.Member}] == nil {
+			if err := d.router.unbindShare(ctx, key, b.Member); err != nil {
+				return err
+			}
+			continue
+		}
 		if !b.Several {
 			continue
 		}
@@ -408,6 +414,13 @@ func (x *DurableSession) empty(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, b := range r.bindings {
+		if key, ok := b.shareKey(); ok && b.Member == x.key.id && b.Box.Vhost == x.key.vhost {
+			if err := r.unbindShare(ctx, key, b.Member); err != nil {
+				return err
+			}
+		}
+	}
 	x.boxMu.Lock()
 	defer x.boxMu.Unlock()
 	if x.box == nil {
@@ -441,17 +454,32 @@ func (x *DurableSession) bindings() []*Binding {
 	return out
 }
 
+// BindOptions say what of a filter's messages an inbox gets.
+type BindOptions struct {
+	// NoLocal leaves out what the session itself publishes.
+	NoLocal bool
+	// Retained has the retained messages that match stored too, before Bind returns.
+	Retained bool
+}
+
 // Bind has the messages of a topic filter stored in the session's inbox from now on: one copy of each, however many of the
 // session's filters match.
-func (x *DurableSession) Bind(ctx context.Context, f Filter, noLocal bool) error {
-	s, r := x.owner, x.router
-	if err := r.auth.AuthorizeFilter(s.Principal, ActionRead, f); err != nil {
+func (x *DurableSession) Bind(ctx context.Context, f Filter, o BindOptions) error {
+	if err := x.router.auth.AuthorizeFilter(x.owner.Principal, ActionRead, f); err != nil {
 		return err
 	}
 	if x.remote != nil {
-		return x.remote.bind(ctx, methodBind, f, noLocal)
+		return x.remote.bind(ctx, methodBind, bindCall{Filter: wireOf(f), NoLocal: o.NoLocal, Retained: o.Retained})
 	}
-	b := &Binding{Filter: f, Box: x.boxID(), User: s.Principal.Name(), NoLocal: noLocal, Several: true, Since: time.Now()}
+	if err := x.bind(ctx, f, o.NoLocal); err != nil || !o.Retained {
+		return err
+	}
+	return x.storeRetained(ctx, f)
+}
+
+func (x *DurableSession) bind(ctx context.Context, f Filter, noLocal bool) error {
+	r := x.router
+	b := &Binding{Filter: f, Box: x.boxID(), User: x.owner.Principal.Name(), NoLocal: noLocal, Several: true, Since: time.Now()}
 	r.bindMu.Lock()
 	defer r.bindMu.Unlock()
 	old := r.bindings[b.key()]
@@ -474,7 +502,7 @@ func (x *DurableSession) Bind(ctx context.Context, f Filter, noLocal bool) error
 // Unbind ends that. What is stored stays.
 func (x *DurableSession) Unbind(ctx context.Context, f Filter) error {
 	if x.remote != nil {
-		return x.remote.bind(ctx, methodRelease, f, false)
+		return x.remote.bind(ctx, methodRelease, bindCall{Filter: wireOf(f)})
 	}
 	r := x.router
 	r.bindMu.Lock()

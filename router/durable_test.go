@@ -42,7 +42,7 @@ func TestDurableSessionStoresOneCopyForSeveralFilters(t *testing.T) {
 		t.Error("a new session is present")
 	}
 	for _, f := range []string{"a/#", "a/+", "a/b"} {
-		if err := x.Bind(context.Background(), mqttFilter(t, f), false); err != nil {
+		if err := x.Bind(context.Background(), mqttFilter(t, f), BindOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -240,7 +240,7 @@ func (b *Mailbox) dispatch(w *outbox.Batch) {
 			b.save(w)
 			break
 		}
-		if b.overdue(d, w) {
+		if b.overdue(d, w) || b.superseded(d) || b.unreadable(d) {
 			continue
 		}
 		b.noticeGroups(d)
@@ -275,7 +275,7 @@ func (b *Mailbox) overdue(d *Delivery, w *outbox.Batch) bool {
 // denied settles a message whose topic the owner of an inbox may not read: its
 // filter may cover more than its rights.
 func (b *Mailbox) denied(d *Delivery, s *Subscription, w *outbox.Batch) bool {
-	if b.id.Kind != KindInbox || d.Message.To.IsZero() || b.router.auth.Authorize(s.session.Principal, ActionRead, d.Message.To) == nil {
+	if b.id.Kind != KindInbox || d.Message.To.IsZero() || b.shared() || b.router.auth.Authorize(s.session.Principal, ActionRead, d.Message.To) == nil {
 		return false
 	}
 	b.ledger.take()
@@ -487,7 +487,7 @@ func (b *Mailbox) attach(s *Subscription) error {
 	if b.owner != nil && b.owner != s.session {
 		return &Error{Op: "subscribe", Class: Denied, Text: "only the connection that made a temporary queue may consume from it"}
 	}
-	if b.id.Kind == KindInbox && len(b.subs) > 0 {
+	if b.id.Kind == KindInbox && len(b.subs) > 0 && !b.shared() {
 		return &Error{Op: "subscribe", Class: Conflict, Text: b.what() + " is in use by another connection"}
 	}
 	s.paused = true

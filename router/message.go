@@ -51,6 +51,8 @@ const (
 	FlagExactlyOnce
 	// FlagTimed: TimestampMs is what an MQTT publisher said, in a user property.
 	FlagTimed
+	// FlagKept: a copy of a retained message that was stored in an inbox since its subscription began.
+	FlagKept
 )
 
 // Has reports whether all of f are set.

@@ -140,6 +140,20 @@ func (x *remoteSubscription) deliver(d *Delivery, w *outbox.Batch) {
 	}
 }
 
+// giveBack has the leader give what a member of a live group has not acknowledged to others, when the member has left.
+func (x *remoteSubscription) giveBack(ms []*Message) {
+	if len(ms) == 0 {
+		return
+	}
+	x.rs.edge.note(x.rs, methodGiveBack, func(b []byte) []byte {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, x.id), uint64(len(ms)))
+		for _, m := range ms {
+			b = appendString(b, string(m.AppendEnvelope(nil)))
+		}
+		return b
+	})
+}
+
 func (x *remoteSubscription) setCredit(n int) {
 	x.rs.edge.note(x.rs, methodCredit, func(b []byte) []byte {
 		return binary.AppendUvarint(binary.AppendUvarint(b, x.id), uint64(max(n, 1)))
@@ -533,8 +547,8 @@ func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
 	return err
 }
 
-func (d *remoteDurable) bind(ctx context.Context, m method, f Filter, noLocal bool) error {
-	_, err := d.rs.edge.do(ctx, d.rs, appendJSON([]byte{byte(m)}, bindCall{Filter: wireOf(f), NoLocal: noLocal}), true)
+func (d *remoteDurable) bind(ctx context.Context, m method, c bindCall) error {
+	_, err := d.rs.edge.do(ctx, d.rs, appendJSON([]byte{byte(m)}, c), true)
 	return err
 }
 

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
 )
 
 // ValueStore is what a Store may offer besides: the last value of each key. Retained messages and sessions are kept so;
@@ -253,6 +255,65 @@ func (s *Session) Retained(f Filter) ([]*Message, error) {
 		}
 	})
 	return out, nil
+}
+
+// storeRetained stores copies of the retained messages that match a filter in the session's inbox, and waits for the store.
+// Those that do not fit are dropped and counted, like others that do not.
+func (x *DurableSession) storeRetained(ctx context.Context, f Filter) error {
+	ms, err := x.owner.Retained(f)
+	if err != nil || len(ms) == 0 {
+		return err
+	}
+	x.boxMu.Lock()
+	box := x.box
+	x.boxMu.Unlock()
+	stored := make(chan error, 1)
+	c := &copies{done: func(_ Stored, err error, _ *outbox.Batch) { stored <- err }}
+	c.left.Store(1)
+	for _, m := range ms {
+		m = m.With(func(m *Message) { m.Flags |= FlagKept; m.DedupID = "" })
+		c.left.Add(1)
+		switch err := box.publish(m, nil, c.stored); {
+		case err == nil:
+		case ClassOf(err) == Full:
+			x.router.Stats.Drop(DropInboxFull, 1)
+			c.left.Add(-1)
+		default:
+			return err
+		}
+	}
+	c.finish()
+	select {
+	case err := <-stored:
+		return err
+	case <-ctx.Done():
+		return &Error{Op: "subscribe", Class: Unavailable, Text: "the store did not confirm the retained messages", Err: context.Cause(ctx)}
+	}
+}
+
+// superseded settles the copy of a retained message that nobody was given yet and that is not the retained one any more: what
+// took its place was published after the subscription began, and is stored behind it.
+func (b *Mailbox) superseded(d *Delivery) bool {
+	if !d.Message.Has(FlagKept) || d.Count > 0 || d.marked || b.router.retained.is(d.Message) {
+		return false
+	}
+	b.ledger.take()
+	b.settled(d)
+	return true
+}
+
+// is reports whether m is a copy of the retained message of its topic.
+func (k *retained) is(m *Message) bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	n := k.roots[m.To.vhost]
+	for l := range strings.SplitSeq(m.To.name, "/") {
+		if n == nil {
+			return false
+		}
+		n = n.children[l]
+	}
+	return n != nil && n.message != nil && n.message.ID == m.ID
 }
 
 // RetainedCount returns how many messages are retained.

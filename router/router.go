@@ -396,7 +396,9 @@ func (r *Router) resolve(ctx context.Context, to Address, generation uint64) (*r
 			rt.live = append(rt.live, sub)
 		}
 	}
-	for _, b := range r.binds.match(to, nil) { // [MQTT-4.5.0-1]
+	bindings := r.binds.match(to, nil)
+	rt.live = withoutKept(rt.live, bindings)
+	for _, b := range bindings { // [MQTT-4.5.0-1]
 		switch i := slices.Index(rt.boxes, b.mailbox); {
 		case i < 0:
 			rt.boxes = append(rt.boxes, b.mailbox)

@@ -69,7 +69,7 @@ type search struct {
 // rouse puts the consumers that choose back in line for which there is something
 // that they have not looked at; with the lock held.
 func (b *Mailbox) rouse() {
-	if b.selective == 0 && b.groups == nil {
+	if b.selective == 0 && b.groups == nil && !b.shared() {
 		return
 	}
 	for _, s := range b.subs {

@@ -136,6 +136,8 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 		}
 	case methodCancel:
 		x.cancel(r, w)
+	case methodGiveBack:
+		x.giveBack(r, w)
 	case methodTaken:
 		if f := x.follows[r.uvarint()]; f != nil {
 			f.taken(int(r.uvarint()), w)
@@ -215,10 +217,7 @@ func (x *shadow) answer(ctx context.Context, q request, w *outbox.Batch) ([]byte
 		if x.durable == nil {
 			return nil, errNoSession
 		}
-		if q.method == methodRelease {
-			return nil, x.durable.Unbind(ctx, c.Filter.filter())
-		}
-		return nil, x.durable.Bind(ctx, c.Filter.filter(), c.NoLocal)
+		return nil, x.bind(ctx, q.method, c)
 	case methodReceive:
 		return x.receive(r)
 	case methodRetained:
@@ -451,6 +450,39 @@ func (x *shadow) cancel(r envelopeReader, w *outbox.Batch) {
 		}
 	}
 	s.sub.Close(w)
+}
+
+// giveBack ends a member's subscription to a live group, and gives others what it has not acknowledged.
+func (x *shadow) giveBack(r envelopeReader, w *outbox.Batch) {
+	id := r.uvarint()
+	s := x.subs[id]
+	if s == nil {
+		return
+	}
+	delete(x.subs, id)
+	var ms []*Message
+	for range r.length() {
+		m, err := ParseEnvelope(r.bytes())
+		if err != nil || r.bad {
+			break
+		}
+		ms = append(ms, m)
+	}
+	s.sub.CloseAndReturn(ms, w)
+}
+
+// bind makes or ends a binding of the durable session.
+func (x *shadow) bind(ctx context.Context, m method, c bindCall) error {
+	f := c.Filter.filter()
+	switch {
+	case m == methodRelease && c.Group != "":
+		return x.durable.UnbindShared(ctx, c.Group, f)
+	case m == methodRelease:
+		return x.durable.Unbind(ctx, f)
+	case c.Group != "":
+		return x.durable.BindShared(ctx, c.Group, f)
+	}
+	return x.durable.Bind(ctx, f, BindOptions{NoLocal: c.NoLocal, Retained: c.Retained})
 }
 
 // pause has a mailbox give nothing more.

@@ -47,11 +47,14 @@ func (b *Mailbox) noticeGroups(d *Delivery) {
 
 // chooses reports whether s may have to pass over ready messages.
 func (b *Mailbox) chooses(s *Subscription) bool {
-	return s.selector != nil || b.groups != nil && !s.operator
+	return s.selector != nil || b.groups != nil && !s.operator || b.shared()
 }
 
 // mayHave reports whether the group of m, if it has one, may go to s.
 func (b *Mailbox) mayHave(s *Subscription, m *Message) bool {
+	if b.shared() {
+		return b.router.auth.Authorize(s.session.Principal, ActionRead, m.To) == nil
+	}
 	if b.groups == nil || b.sole == s {
 		return true
 	}

@@ -1,6 +1,8 @@
 package router
 
 import (
+	"sync/atomic"
+
 	"github.com/mqgate/mqgate/router/outbox"
 	"github.com/mqgate/mqgate/router/selector"
 )
@@ -23,10 +25,11 @@ type Subscription struct {
 	session   *Session
 	receiver  Receiver
 	filter    Filter
-	box       *Mailbox            // nil: live, or the leader's
-	remote    *remoteSubscription // to what the leader keeps
-	share     *share              // which this stands for
-	group     string              // of whose share this is a member
+	box       *Mailbox                     // nil: live, or the leader's
+	remote    *remoteSubscription          // to what the leader keeps
+	share     *share                       // which this stands for
+	group     string                       // of whose share this is a member
+	consumer  atomic.Pointer[Subscription] // a member's end of the group's mailbox
 	noLocal   bool
 	started   bool // of a live one, under the session's lock
 	selector  *selector.Selector
@@ -95,6 +98,10 @@ func (s *Subscription) Resume(w *outbox.Batch) {
 		s.remote.resume(w)
 	case s.box != nil:
 		s.box.resume(s, w)
+	case s.group != "":
+		if c := s.consumer.Load(); c != nil {
+			c.box.resume(c, w)
+		}
 	}
 }
 

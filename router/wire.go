@@ -60,6 +60,7 @@ const (
 	methodPresent   // topic
 	methodWill      // willCall
 	methodAsk       // opaque
+	methodGiveBack  // subscription of a shared group, number of messages, envelopes: it ends, and others get them
 )
 
 // event is what the leader tells a session.
@@ -118,6 +119,9 @@ type bindCall struct {
 	Queue   string `json:",omitempty"`
 	NoLocal bool   `json:",omitempty"`
 	Undo    bool   `json:",omitempty"`
+
+	Group    string `json:",omitempty"` // of methodBind: the shared group of which the session is a member
+	Retained bool   `json:",omitempty"` // of methodBind
 }
 
 // browseCall asks for the next page of a queue.
