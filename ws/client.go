@@ -50,6 +50,7 @@ type client struct {
 	unconfirmed struct{ count, bytes int }
 	unwritten   writtenQueue // deliveries that are settled once they are written
 	paused      []resumer
+	drained     int // how often the outbox found room again
 	scratch     []byte
 	written     uint64
 	closed      bool // takes no more deliveries
@@ -284,6 +285,8 @@ func (c *client) Drained() {
 	c.mu.Lock()
 	paused := c.paused
 	c.paused = nil
+	c.drained++
+	c.changed.Broadcast()
 	c.mu.Unlock()
 	for _, p := range paused {
 		p.Resume(&c.wakes)

@@ -117,6 +117,43 @@ func TestTopic(t *testing.T) {
 	}
 }
 
+func TestRetained(t *testing.T) {
+	g := newRig(t, func(o *Options) { o.OutboundBytes = 8 << 10 })
+	a, b := g.login("ann"), g.login("bob")
+	const n = 40 // more than the buffer takes at once
+	for i := range n {
+		a.call(fmt.Sprintf(`{"id":%d,"op":"publish","to":"/topic/last.%d","body":"%d %s","retain":true,"persistent":false}`, i+2, i, i, strings.Repeat("x", 1000)))
+	}
+	a.call(`{"id":90,"op":"publish","to":"/topic/last.0","base64":"","retain":true}`) // it is kept no more
+	a.call(`{"id":91,"op":"publish","to":"/topic/last.1","body":"newer","retain":true}`)
+	b.call(`{"id":2,"op":"subscribe","sub":"plain","to":"/topic/last.*"}`)
+	b.call(`{"id":3,"op":"subscribe","sub":"s","to":"/topic/last.*","retained":true}`)
+	seen := map[any]bool{}
+	for range n - 1 {
+		m := b.event("message")
+		if m["sub"] != "s" || m["retained"] != true || (m["body"] == "newer") != (m["persistent"] == nil) {
+			t.Fatalf("%v", m)
+		}
+		seen[m["to"]] = true
+	}
+	if len(seen) != n-1 || seen["/topic/last.0"] {
+		t.Errorf("%d topics: %v", len(seen), seen)
+	}
+	a.call(`{"id":92,"op":"publish","to":"/topic/last.1","body":"live","retain":true}`)
+	for range 2 {
+		if m := b.event("message"); m["body"] != "live" || m["retained"] != nil {
+			t.Fatalf("%v", m)
+		}
+	}
+	b.refused("bad-request", `{"id":4,"op":"subscribe","sub":"h","to":"/topic/chat.x","retained":true,"history":{}}`)
+	if r := g.ask("ann", "POST", "/api/publish/topic/last/2", "by HTTP", "Mqgate-Retain", "true"); r.status != 200 {
+		t.Fatalf("%+v", r)
+	}
+	b.call(`{"id":5,"op":"subscribe","sub":"t","to":"/topic/last.2","retained":true}`)
+	for m := b.event("message"); m["sub"] != "t"; m = b.event("message") {
+	}
+}
+
 func TestQueue(t *testing.T) {
 	g := newRig(t, nil)
 	a, b := g.login("ann"), g.login("bob")

@@ -18,7 +18,7 @@ import (
 
 // publishHeaders are the headers of a publish over HTTP.
 var publishHeaders = []string{
-	"Mqgate-Reply-To", "Mqgate-Correlation-Id", "Mqgate-Dedup-Id", "Mqgate-Ttl", "Mqgate-Priority", "Mqgate-Persistent", "Mqgate-Header",
+	"Mqgate-Reply-To", "Mqgate-Correlation-Id", "Mqgate-Dedup-Id", "Mqgate-Ttl", "Mqgate-Priority", "Mqgate-Persistent", "Mqgate-Retain", "Mqgate-Header",
 }
 
 // apiPublish publishes the body of a request. It answers once it is stored where
@@ -137,14 +137,33 @@ func readOptions(m *router.Message, h http.Header) error {
 		}
 		m.Priority = uint8(n)
 	}
-	switch h.Get("Mqgate-Persistent") {
-	case "", "true":
-	case "false":
+	persistent, err := boolean(h, "Mqgate-Persistent", true)
+	if err != nil {
+		return err
+	}
+	retain, err := boolean(h, "Mqgate-Retain", false)
+	if err != nil {
+		return err
+	}
+	if !persistent {
 		m.Flags &^= router.FlagPersistent
-	default:
-		return mistake("Mqgate-Persistent must be true or false")
+	}
+	if retain {
+		m.Flags |= router.FlagRetain
 	}
 	return nil
+}
+
+func boolean(h http.Header, name string, def bool) (bool, error) {
+	switch h.Get(name) {
+	case "":
+		return def, nil
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, mistake("%s must be true or false", name)
 }
 
 // userHeaders reads "Name: value" lines, in which names keep their case.

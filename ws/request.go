@@ -36,6 +36,7 @@ type request struct {
 	TTLMs         int64           `json:"ttlMs"`
 	Priority      *uint8          `json:"priority"`
 	Persistent    *bool           `json:"persistent"`
+	Retain        bool            `json:"retain"`
 	TimeoutMs     int64           `json:"timeoutMs"`
 
 	// subscribe, unsubscribe, credit
@@ -46,6 +47,7 @@ type request struct {
 	NoLocal  bool          `json:"noLocal"`
 	Forget   bool          `json:"forget"`
 	Presence bool          `json:"presence"`
+	Retained bool          `json:"retained"`
 	History  *historyStart `json:"history"`
 
 	// ack, nack
@@ -145,6 +147,9 @@ func (r *request) message(vhost string) (*router.Message, error) {
 	}
 	if r.Persistent != nil && !*r.Persistent {
 		m.Flags &^= router.FlagPersistent
+	}
+	if r.Retain {
+		m.Flags |= router.FlagRetain
 	}
 	if r.TTLMs < 0 {
 		return nil, mistake("ttlMs must not be negative")

@@ -26,6 +26,7 @@ type subscription struct {
 	follow *router.Following
 	room   router.Address // whose presence it wants
 	closed atomic.Bool
+	offer  atomic.Pointer[offer] // nil unless retained messages are being sent
 
 	// Under the client's lock.
 	held map[uint64]handed
@@ -50,6 +51,9 @@ func (c *client) subscribe(r *request) error {
 	f, style, err := router.ParseFilter(c.session.Vhost, r.To)
 	if err != nil {
 		return err
+	}
+	if r.Retained && f.Kind() != router.KindTopic {
+		return mistake("retained messages are of topics")
 	}
 	s := &subscription{client: c, id: r.Sub, slash: style == router.StyleSlash, auto: r.Ack != "client"}
 	s.prefix = append(appendQuoted([]byte(`{"event":"message","sub":`), r.Sub), ',')
@@ -76,12 +80,18 @@ func (c *client) subscribe(r *request) error {
 	c.mu.Lock()
 	c.subs[s.id] = s
 	c.mu.Unlock()
+	if r.Retained {
+		s.offer.Store(&offer{newer: map[router.Address]*router.Message{}})
+	}
 	c.awaitReplies() // the reply leaves before the first message
 	c.answer(r, members, nil)
 	if s.follow != nil {
 		s.follow.Start(&c.batch)
 	} else {
 		s.source.Start(&c.batch)
+	}
+	if r.Retained {
+		s.offerRetained()
 	}
 	if r.Presence {
 		c.server.presence.watch(s)
@@ -101,6 +111,8 @@ func (c *client) checkSubscribe(r *request) error {
 		return mistake(`ack must be "auto" or "client"`)
 	case r.Credit < 0 || r.Credit > maxCredit:
 		return mistake("credit must be 0 (default) to %d", maxCredit)
+	case r.Retained && (r.History != nil || r.Durable != ""):
+		return mistake("retained messages are for a subscription without history that is not durable")
 	case r.Durable != "" && (c.clientID == "" || r.History != nil):
 		return mistake("a durable subscription needs the clientId of connect, and has no history")
 	case len(r.Durable) > maxClientIDBytes || !printable(r.Durable):
@@ -184,7 +196,11 @@ func (s *subscription) Live(m *router.Message, w *outbox.Batch) bool {
 		return true // the client has unsubscribed meanwhile: nothing was lost
 	}
 	c := s.client
-	if _, ok := s.put(m, w, nil); ok {
+	if o := s.offer.Load(); o != nil && m.Has(router.FlagRetain) {
+		if o.live(s, m, w) {
+			return true
+		}
+	} else if _, ok := s.put(m, w, nil); ok {
 		return true
 	}
 	if c.ending.Load() != nil {
@@ -331,6 +347,9 @@ func appendTail(b []byte, m *router.Message, style router.Style) []byte {
 	}
 	if m.Priority != router.DefaultPriority {
 		b = strconv.AppendUint(append(b, `,"priority":`...), uint64(m.Priority), 10)
+	}
+	if !m.Has(router.FlagPersistent) {
+		b = append(b, `,"persistent":false`...)
 	}
 	b = appendHeaders(b, m.Headers)
 	return append(appendBody(b, m), '}')

@@ -41,6 +41,8 @@ export interface PublishOptions {
   /** 0 to 9, default 4. */
   priority?: number;
   persistent?: boolean;
+  /** The topic keeps it as its last value, for those who subscribe with `retained`. */
+  retain?: boolean;
 }
 
 export interface Message {
@@ -57,6 +59,10 @@ export interface Message {
   correlationId?: string;
   expiresMs?: number;
   priority?: number;
+  /** Absent if it is. */
+  persistent?: false;
+  /** It is what the topic kept. */
+  retained?: true;
   /** Position in the topic's history. */
   seq?: number;
   /** How often it was delivered, of queues and durable subscriptions. */
@@ -79,6 +85,8 @@ export interface SubscribeOptions {
   /** Name of a durable subscription; needs clientId. */
   durable?: string;
   noLocal?: boolean;
+  /** Begin with the last values of the topics that match. */
+  retained?: boolean;
   /** Called with everyone who is there, whenever that changes. */
   onpresence?: (people: Person[]) => void;
   /** Messages were lost: the history did not reach back far enough. */
