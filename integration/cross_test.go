@@ -9,7 +9,7 @@ import (
 
 // TestCrossProtocol has every STOMP and MQTT version send to every other.
 func TestCrossProtocol(t *testing.T) {
-	b := harness.Start(t)
+	b := harness.StartPlain(t)
 	peers := harness.BarePeers(b)
 	harness.Cross(t, "bare", peers, peers)
 	if !t.Failed() {

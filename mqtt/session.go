@@ -349,11 +349,12 @@ func (c *conn) inboxOptions(m *router.Message) (s sendOptions, matched bool) {
 // receive sends a message of the inbox; with mu held.
 func (d *durable) receive(fd *feed, x *router.Delivery, w *outbox.Batch) bool {
 	c := d.conn
+	d.forgetBefore(x.Seq)
 	if f := d.released[x.Seq]; f != nil { // the client has it: only its PUBCOMP is missing [MQTT-4.3.3-6]
 		delete(d.released, x.Seq)
 		f.delivery = x
 		if f.finished {
-			delete(c.window.flight, f.id)
+			c.window.remove(f)
 			c.settleLater(x)
 		}
 		return true
@@ -393,24 +394,57 @@ func (d *durable) receive(fd *feed, x *router.Delivery, w *outbox.Batch) bool {
 	return fd.handled(x, end, sent)
 }
 
+// forgetBefore ends what the record says was in flight and the inbox, which gives what it holds in ascending order, passed
+// over: the gateway died after the inbox forgot the message and before the record did. With mu held.
+func (d *durable) forgetBefore(seq uint64) {
+	for s := range d.earlier {
+		if s < seq {
+			delete(d.earlier, s)
+		}
+	}
+	for s, f := range d.released {
+		if s >= seq {
+			continue
+		}
+		delete(d.released, s)
+		f.gone = true
+		if f.finished {
+			d.conn.window.remove(f)
+		}
+	}
+}
+
 // completeStored ends a delivery of QoS 2 from the inbox: its identifier is free when the mailbox has forgotten the message.
 func (c *conn) completeStored(f *flight) {
 	c.mu.Lock()
 	f.finished = true
+	c.window.finished++
 	d := f.delivery
+	var feeds next
+	if f.gone {
+		feeds = c.free(f, &c.batch)
+	} else {
+		feeds = c.pump(&c.batch) // the client has room for the next
+	}
 	c.mu.Unlock()
+	resume(feeds, &c.batch)
 	if d == nil {
-		return // the inbox has not come to it yet
+		return // the inbox has not come to it yet, or has it no more
 	}
 	c.settle(d, success, func(_ router.Stored, err error, w *outbox.Batch) {
 		if err != nil {
 			return // the next connection completes it
 		}
 		c.mu.Lock()
-		delete(c.window.flight, f.id)
-		c.sessionChanged()
-		feeds := c.pump(w)
+		feeds := c.free(f, w)
 		c.mu.Unlock()
 		resume(feeds, w)
 	})
+}
+
+// free gives back the place of a stored delivery that is completed; with mu held.
+func (c *conn) free(f *flight, w *outbox.Batch) next {
+	c.window.remove(f)
+	c.sessionChanged()
+	return c.pump(w)
 }

@@ -12,11 +12,12 @@ import (
 // window is what the client was sent with QoS 1 or 2 and has not completed, and what waits for a place there. Its packet
 // identifiers are the gateway's own: those of the client's packets are another space (MQTT 5 section 2.2.1).
 type window struct {
-	max    int // the client's receive maximum, or ours
-	flight map[uint16]*flight
-	lastID uint16
-	queue  waitQueue
-	brake  brake
+	max      int // the client's receive maximum, or ours
+	flight   map[uint16]*flight
+	finished int // of those: completed by the client
+	lastID   uint16
+	queue    waitQueue
+	brake    brake
 }
 
 // flight is one message that the client has not completed [MQTT-3.10.4-3].
@@ -28,6 +29,7 @@ type flight struct {
 	delivery *router.Delivery // nil: the message is kept nowhere else
 	seq      uint64           // of the delivery, in the session's inbox
 	finished bool             // PUBCOMP came
+	gone     bool             // the session's inbox has it no more
 	options  sendOptions
 	message  *router.Message
 }
@@ -95,8 +97,20 @@ func (q *waitQueue) pop() {
 	}
 }
 
-// open reports whether one more message may be sent [MQTT-4.9.0-2].
-func (w *window) open() bool { return len(w.flight) < w.max }
+// open reports whether one more message may be sent [MQTT-4.9.0-2]. What the client has completed does not count, though its
+// identifier is in use until the store has forgotten the message: after a crash the inbox may give older messages before it
+// comes to that one.
+func (w *window) open() bool {
+	return len(w.flight)-w.finished < w.max && len(w.flight) < 65535
+}
+
+// remove gives back the place and the identifier of a flight.
+func (w *window) remove(f *flight) {
+	delete(w.flight, f.id)
+	if f.finished {
+		w.finished--
+	}
+}
 
 // take reserves a packet identifier: the wanted one if it is free, else the next [MQTT-2.2.1-4].
 func (w *window) take(wanted uint16) *flight {

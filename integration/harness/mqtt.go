@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -186,6 +187,16 @@ func encodeMQTT(pk *packets.Packet) ([]byte, error) {
 		err = fmt.Errorf("a client does not send packet type %d", pk.FixedHeader.Type)
 	}
 	return b.Bytes(), err
+}
+
+// Waits reports whether something to read has come within limit; an error shows when
+// it is read.
+func (m *MQTT) Waits(limit time.Duration) bool {
+	if m.Socket.SetReadDeadline(time.Now().Add(limit)) != nil {
+		return true
+	}
+	_, err := m.r.Peek(1)
+	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // Read reads a packet.
