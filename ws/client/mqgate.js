@@ -25,6 +25,7 @@ export class Client {
       onstate: () => {}, onerror: (e) => console.warn('mqgate:', e.message), WebSocket: globalThis.WebSocket, ...options,
     };
     globalThis.addEventListener?.('online', this.#online);
+    globalThis.addEventListener?.('offline', this.#offline);
     this.#open();
   }
 
@@ -61,10 +62,12 @@ export class Client {
     this.#closed = true;
     clearTimeout(this.#timer);
     globalThis.removeEventListener?.('online', this.#online);
+    globalThis.removeEventListener?.('offline', this.#offline);
     this.#ws?.close(1000);
     this.#lost(1000, 'closed');
   }
 
+  #offline = () => { const ws = this.#ws; if (ws) { this.#lost(1006, 'no network'); ws.close(); } }; // no ping has to tell
   #online = () => { if (!this.#ws && !this.#closed) { this.#attempt = 0; clearTimeout(this.#timer); this.#open(); } };
 
   #open() {

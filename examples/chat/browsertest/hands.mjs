@@ -34,7 +34,7 @@ export async function narrow({ ann, eve, all }) {
   await eve.emulateMedia({ colorScheme: 'dark' });
   await eve.locator('#menu').click();
   await eve.locator('#rooms .room', { hasText: 'general' }).click();
-  await until('general is back', async () => (await texts(eve)).length > 5);
+  await until('general is back, behind no drawer', async () => (await texts(eve)).length > 5 && !(await eve.locator('#side').isVisible()));
   await shot(eve, 'phone-dark');
 }
 

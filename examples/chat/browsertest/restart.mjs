@@ -48,11 +48,10 @@ export async function unsent({ ann, bob }) {
   const context = await bob.context().browser().newContext(wide);
   const page = await context.newPage();
   let cut = false;
-  let socket;
-  await page.routeWebSocket(/\/ws$/, (ws) => { socket = ws; if (cut) ws.close({ code: 1001 }); else ws.connectToServer(); });
+  await page.routeWebSocket(/\/ws$/, (ws) => { if (cut) ws.close({ code: 1001 }); else ws.connectToServer(); });
   await enter(page, 'Dora');
   cut = true;
-  await socket.close({ code: 1001 });
+  await page.evaluate(() => window.dispatchEvent(new Event('offline'))); // the browser notices that there is no network
   await until('Dora is offline', () => page.locator('#banner').isVisible());
   await say(page, 'before the reload');
   await page.reload();
