@@ -129,6 +129,7 @@ func (g *Gateway) makeFrontEnds() error {
 		return err
 	}
 	g.undo = append(g.undo, g.drain) // what drained before has nothing to do
+	g.router.Tell(systemEvery, g.systemValues)
 	return nil
 }
 

@@ -68,6 +68,7 @@ type conn struct {
 	settling    bool               // a goroutine does that
 	closed      bool               // takes no more deliveries
 	dead        bool               // the socket is gone
+	sentBytes   uint64             // the writer goroutine's
 	wakes       outbox.Batch       // the writer goroutine's
 }
 
@@ -143,6 +144,7 @@ func (c *conn) Read(b []byte) (int, error) {
 			return 0, *e
 		}
 		n, err := c.socket.Read(b)
+		c.server.Stats.BytesReceived.Add(uint64(n))
 		if n > 0 || c.session == nil || c.silence == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}

@@ -26,6 +26,8 @@
 //     caught up.
 //   - Every buffer is bounded. Nothing is allocated from a length that a client merely claims.
 //   - A panic ends the connection that caused it and is counted.
+//   - Clients that may read "$SYS/…" can follow what the gateway tells of itself there (package gateway, systemValues); wildcards
+//     do not match it, and no client publishes to it.
 //
 // # What it never does
 //

@@ -244,6 +244,8 @@ type unwritten struct {
 
 // Written settles what was sent with QoS 0. The writer goroutine calls it.
 func (c *conn) Written(total uint64) {
+	c.server.Stats.BytesSent.Add(total - c.sentBytes)
+	c.sentBytes = total
 	c.mu.Lock()
 	n := 0
 	for n < len(c.unwritten) && c.unwritten[n].end <= total {

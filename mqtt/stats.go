@@ -16,5 +16,7 @@ type Stats struct {
 	Duplicates     atomic.Uint64 // QoS 2 messages that came again and were not published again
 	TooLarge       atomic.Uint64 // messages not sent since they exceed the client's maximum packet size
 	Wills          atomic.Uint64 // wills that were published
+	BytesReceived  atomic.Uint64
+	BytesSent      atomic.Uint64
 	WillsRefused   atomic.Uint64 // wills that could not be published
 }

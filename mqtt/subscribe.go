@@ -156,13 +156,13 @@ func (c *conn) remember(s *subscription) {
 
 // byInbox reports whether the messages of a subscription are kept for the session while its client is away.
 func (c *conn) byInbox(s *subscription) bool {
-	return c.durable != nil && s.qos > 0 && s.share == "" && s.filter.Kind() == router.KindTopic
+	return c.durable != nil && s.qos > 0 && s.share == "" && s.filter.Kind() == router.KindTopic && !s.filter.System()
 }
 
 // keepsShare reports whether the messages of a shared subscription wait for the session while none of the group's clients is
 // there.
 func (c *conn) keepsShare(s *subscription) bool {
-	return c.durable != nil && s.qos > 0 && s.share != ""
+	return c.durable != nil && s.qos > 0 && s.share != "" && !s.filter.System()
 }
 
 // wantsRetained reports whether the retained messages are due now [MQTT-3.3.1-9] to [MQTT-3.3.1-11].

@@ -16,6 +16,8 @@ type tree[V comparable] struct {
 	exact map[Filter][]V
 	wild  map[string]*node[V] // by vhost
 	size  int
+	// system counts the filters of what the gateway tells of itself.
+	system atomic.Int32
 }
 
 type node[V comparable] struct {
@@ -32,6 +34,9 @@ func (t *tree[V]) insert(f Filter, v V) {
 	defer t.mu.Unlock()
 	defer t.generation.Add(1)
 	t.size++
+	if f.System() {
+		t.system.Add(1)
+	}
 	if !f.wild {
 		// Copy on write: readers hold the old slice without the lock.
 		t.exact[f] = append(t.exact[f][:len(t.exact[f]):len(t.exact[f])], v)
@@ -69,7 +74,7 @@ func (t *tree[V]) remove(f Filter, v V) bool {
 			t.exact[f] = rest
 		}
 		if ok {
-			t.size--
+			t.forget(f)
 		}
 		return ok
 	}
@@ -82,9 +87,17 @@ func (t *tree[V]) remove(f Filter, v V) bool {
 		delete(t.wild, f.vhost)
 	}
 	if ok {
-		t.size--
+		t.forget(f)
 	}
 	return ok
+}
+
+// forget counts a filter less; with the lock held.
+func (t *tree[V]) forget(f Filter) {
+	t.size--
+	if f.System() {
+		t.system.Add(-1)
+	}
 }
 
 func (n *node[V]) remove(levels []string, v V) (ok, empty bool) {

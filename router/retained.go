@@ -237,6 +237,9 @@ func (s *Session) Retained(f Filter) ([]*Message, error) {
 	if err := s.router.auth.AuthorizeFilter(s.Principal, ActionRead, f); err != nil {
 		return nil, err
 	}
+	if f.System() {
+		return s.systemRetained(f), nil
+	}
 	if s.remote != nil {
 		return s.remote.retained(f)
 	}

@@ -68,8 +68,11 @@ type Router struct {
 	retained  retained
 	durables  *durables
 	shares    *shares
-	edge      *edge                  // of an edge router
-	leader    atomic.Pointer[Leader] // of a router that leads a cluster
+	system    system
+
+	systemCount atomic.Uint64          // of system messages
+	edge        *edge                  // of an edge router
+	leader      atomic.Pointer[Leader] // of a router that leads a cluster
 
 	bindMu   sync.Mutex
 	bindings map[string]*Binding

@@ -34,6 +34,9 @@ const (
 	DropUnpublishable = "unpublishable"
 )
 
+// DropReasons are all of them.
+var DropReasons = []string{DropSlowConsumer, DropInboxFull, DropExpired, DropRejected, DropMaxDelivered, DropNoMember, DropDenied, DropUnpublishable}
+
 // Drop counts n dropped messages.
 func (s *Stats) Drop(reason string, n int) {
 	s.mu.Lock()
