@@ -70,6 +70,9 @@ func (n *Node) OpenStore(ctx context.Context) (_ *Store, err error) {
 		if err := n.waitForming(ctx, s.reads); err != nil {
 			return nil, err
 		}
+		if err := n.adopt(ctx, s.reads); err != nil {
+			return nil, err
+		}
 	}
 	return s, s.openSystem(ctx)
 }

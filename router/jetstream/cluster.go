@@ -135,6 +135,9 @@ func (n *Node) RouteAddr() net.Addr {
 // Clustered reports whether streams are replicated over several nodes.
 func (n *Node) Clustered() bool { return n.opt.Cluster != nil }
 
+// keepsReplicas reports whether the node is one of several and stores its part.
+func (n *Node) keepsReplicas() bool { return n.opt.Cluster != nil && !n.opt.Cluster.NoStorage }
+
 // replicas is the number of copies of each stream.
 func (n *Node) replicas() int {
 	if n.opt.Cluster == nil {
@@ -190,7 +193,7 @@ func apiAnswers(ctx context.Context, c *nats.Conn) error {
 // the store's reads and appends stay in the process. It is a matter of speed
 // alone and takes a while: it belongs off any path that somebody waits for.
 func (s *Store) LeadHere(ctx context.Context) error {
-	if !s.node.Clustered() || s.node.opt.Cluster.NoStorage {
+	if !s.node.keepsReplicas() {
 		return nil
 	}
 	s.mu.Lock()

@@ -148,6 +148,71 @@ func TestClusterSurvivesNode(t *testing.T) {
 	}
 }
 
+// A node that stood alone becomes one of three: what it had is on all of them.
+func TestClusterGrowsFromOne(t *testing.T) {
+	c := newCluster(t, nil)
+	alone := c.opts[0]
+	alone.Cluster = nil
+	s, err := jetstream.Open(context.Background(), alone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := numbered("alone ", 300)
+	logs := []router.MailboxID{crashQueue, crashInbox}
+	for _, id := range logs {
+		l := openLog(t, s, id)
+		appendN(t, l, want...)
+		save(t, l, "record of "+id.Name)
+	}
+	if err := s.PutBinding(context.Background(), "k", []byte("binding")); err != nil {
+		t.Fatal(err)
+	}
+	if err := openLog(t, s, crashQueue).Trim(context.Background(), 100); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+
+	c.startAll()
+	if !c.nodes[0].BringsData() || c.nodes[1].BringsData() {
+		t.Fatal("the first node alone brings data")
+	}
+	// Another node must not open an empty store first.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if s, err := c.nodes[1].OpenStore(ctx); err == nil {
+		s.Close()
+		t.Fatal("a node without data opened the store first")
+	}
+	c.open(0).Close()
+	if c.nodes[0].BringsData() {
+		t.Error("the data was not put away")
+	}
+	c.stop(0)
+
+	s = c.open(1)
+	defer s.Close()
+	for i, id := range logs {
+		l := openLog(t, s, id)
+		left := want
+		if i == 0 {
+			left = want[100:]
+		}
+		if got := bodies(readAll(t, l, 1, 100)); !slices.Equal(got, left) {
+			t.Errorf("%v: %d messages, want %d", id, len(got), len(left))
+		}
+		if first := appendN(t, l, "more")[0]; i == 0 && first != 301 {
+			t.Errorf("the next sequence is %d", first)
+		}
+	}
+	boxes, err := s.Mailboxes(context.Background())
+	if err != nil || len(boxes) != 2 || string(boxes[0].Record) != "record of crash" {
+		t.Errorf("mailboxes %v, %v", boxes, err)
+	}
+	if b, err := s.Bindings(context.Background()); err != nil || len(b) != 1 || string(b[0]) != "binding" {
+		t.Errorf("bindings %q, %v", b, err)
+	}
+}
+
 // What is appended while leaders change is stored once and in order, and no append
 // fails.
 func TestClusterAppendsGoOn(t *testing.T) {

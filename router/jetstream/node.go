@@ -63,6 +63,8 @@ type Node struct {
 	login  nats.Option // of a server that others could connect to; else nil
 
 	leaseSeen atomic.Int64 // when a renewal of the leader's lease was seen last, as time since epoch
+	aside     bool         // data of before the cluster waits to be brought in
+	claim     *nats.Conn   // says so to the other nodes
 }
 
 const (
@@ -97,7 +99,15 @@ func StartNode(o Options) (_ *Node, err error) {
 	if _, err := os.Stat(filepath.Join(o.Dir, restoringDir)); err == nil {
 		return nil, fmt.Errorf("a restore into %s was interrupted; remove what is in it and restore again", o.Dir)
 	}
-	return n, n.startServer()
+	if n.keepsReplicas() {
+		if err := n.moveAside(); err != nil {
+			return nil, err
+		}
+	}
+	if err := n.startServer(); err != nil {
+		return nil, err
+	}
+	return n, n.claimAdoption()
 }
 
 func (n *Node) startServer() error {
@@ -184,6 +194,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // Close stops the server after it wrote what it had. Stores and carriers of the
 // node must be closed before.
 func (n *Node) Close() {
+	if n.claim != nil {
+		n.claim.Close()
+	}
 	if n.server != nil {
 		n.server.Shutdown()
 		n.server.WaitForShutdown()

@@ -264,6 +264,8 @@ type restorer struct {
 	configs map[string]json.RawMessage
 	log     *slog.Logger
 	deliver string // where the parts of the current stream go
+	// replicas of the streams; 0: 1.
+	replicas int
 }
 
 // entry sends a part; the configuration, which comes last, ends a stream.
@@ -293,7 +295,7 @@ func (r *restorer) begin(ctx context.Context, stream string) error {
 	if err := json.Unmarshal(r.configs[stream], &config); err != nil {
 		return err
 	}
-	config["num_replicas"] = 1
+	config["num_replicas"] = max(r.replicas, 1)
 	delete(config, "placement")
 	var answer struct {
 		Deliver string `json:"deliver_subject"`
