@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -36,13 +39,21 @@ func freeAddrs(t *testing.T, n int) []string {
 	return out
 }
 
+// logFor is silent unless the test is to be debugged.
+func logFor(node string) *slog.Logger {
+	if os.Getenv("MQGATE_TEST_LOG") == "" {
+		return quiet()
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", node)
+}
+
 func newCluster(t *testing.T, edit func(i int, o *jetstream.Options)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, nodes: make([]*jetstream.Node, 3)}
 	addrs := freeAddrs(t, 3)
 	for i := range c.nodes {
 		o := jetstream.Options{
-			Dir: t.TempDir(), NodeName: fmt.Sprint("n", i+1), Log: quiet(),
+			Dir: t.TempDir(), NodeName: fmt.Sprint("n", i+1), Log: logFor(fmt.Sprint("n", i+1)),
 			Cluster: &jetstream.ClusterOptions{Name: "test", Listen: addrs[i], Join: addrs, Secret: "a shared secret"},
 		}
 		if edit != nil {
@@ -211,6 +222,67 @@ func TestClusterGrowsFromOne(t *testing.T) {
 	if b, err := s.Bindings(context.Background()); err != nil || len(b) != 1 || string(b[0]) != "binding" {
 		t.Errorf("bindings %q, %v", b, err)
 	}
+}
+
+// A node whose data directory was lost, and one whose blocks were damaged while it
+// was down, get everything from the others: each then stands in for them alone.
+func TestClusterHealsLostAndDamagedData(t *testing.T) {
+	c := newCluster(t, nil)
+	c.startAll()
+	s := c.open(0)
+	want := numbered("message "+strings.Repeat("x", 200)+" ", 2000)
+	appendN(t, openLog(t, s, crashQueue), want...)
+	check := func(s *jetstream.Store, who string) {
+		t.Helper()
+		if got := bodies(readAll(t, openLog(t, s, crashQueue), 1, 500)); !slices.Equal(got, want) {
+			t.Fatalf("%s: %d messages, want %d", who, len(got), len(want))
+		}
+	}
+	more := func(s *jetstream.Store, prefix string) {
+		t.Helper()
+		extra := numbered(prefix, 50)
+		appendN(t, openLog(t, s, crashQueue), extra...)
+		want = append(want, extra...)
+	}
+	c.stop(1)
+	more(s, "while one was down ")
+	if err := os.RemoveAll(filepath.Join(c.opts[1].Dir, "jetstream")); err != nil {
+		t.Fatal(err)
+	}
+	c.start(1)
+	more(s, "after it was back ")
+	s.Close()
+	s = c.open(1) // waits until it has caught up
+	check(s, "the node whose data was lost")
+	s.Close()
+	c.stop(0)
+
+	s = c.open(1)
+	check(s, "the node whose data was lost, with another gone")
+	more(s, "by that node ")
+	for _, f := range blockFiles(t, c.opts[0].Dir) {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) > 100 {
+			b[len(b)/2] ^= 0xff
+		}
+		if err := os.WriteFile(f, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.start(0)
+	more(s, "after the damaged one was back ")
+	s.Close()
+	s = c.open(0)
+	check(s, "the node whose files were damaged")
+	s.Close()
+	c.stop(1)
+	s = c.open(0)
+	defer s.Close()
+	check(s, "the node whose files were damaged, with another gone")
+	more(s, "by that node ")
 }
 
 // What is appended while leaders change is stored once and in order, and no append

@@ -68,7 +68,7 @@ type outcome struct {
 const (
 	// laneWindow is how many appends to a stream may be under way, laneFirst how
 	// many after trouble; each answer then allows one more.
-	laneWindow, laneFirst = 2048, 16
+	laneWindow, laneFirst = 1024, 16
 	// laneSilence is when answers are taken for lost. It is less than an election.
 	laneSilence = time.Second
 	// laneDrain is how long the answers behind a refused one are waited for.
@@ -289,9 +289,9 @@ func (l *lane) resume(end uint64, w *outbox.Batch) {
 
 // compare settles those under way that the stream holds, and returns its end.
 func (l *lane) compare(ctx context.Context) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, laneSilence)
-	defer cancel()
-	info, err := l.stream.store.leaderInfo(ctx, l.stream.name)
+	first, cancel := context.WithTimeout(ctx, laneSilence) // without a leader nobody answers
+	info, err := l.stream.store.leaderInfo(first, l.stream.name)
+	cancel()
 	if err != nil {
 		return 0, err
 	}
@@ -310,13 +310,13 @@ func (l *lane) compare(ctx context.Context) (uint64, error) {
 	g.SetLimit(32)
 	for _, s := range looks {
 		g.Go(func() (err error) {
+			ctx, cancel := context.WithTimeout(ctx, 2*laneSilence)
+			defer cancel()
 			s.there, err = l.stream.holds(ctx, s)
 			return err
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return 0, err
-	}
+	err = g.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range looks {
@@ -325,7 +325,7 @@ func (l *lane) compare(ctx context.Context) (uint64, error) {
 			l.idle = 0
 		}
 	}
-	return end, nil
+	return end, err
 }
 
 // expect notes the sequence that an attempt would give. The copies of earlier

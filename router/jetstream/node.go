@@ -103,6 +103,9 @@ func StartNode(o Options) (_ *Node, err error) {
 		if err := n.moveAside(); err != nil {
 			return nil, err
 		}
+		if err := n.setDamagedAside(); err != nil {
+			return nil, err
+		}
 	}
 	if err := n.startServer(); err != nil {
 		return nil, err
@@ -235,8 +238,11 @@ type serverLog struct{ log *slog.Logger }
 
 func (l serverLog) Noticef(f string, v ...any) { l.log.Debug("store: " + fmt.Sprintf(f, v...)) }
 func (l serverLog) Warnf(f string, v ...any) {
-	if strings.HasPrefix(f, "Maximum payloads over") {
+	switch {
+	case strings.HasPrefix(f, "Maximum payloads over"):
 		return // chosen: a message is stored as one, and frame_bytes bounds it
+	case strings.HasPrefix(f, "Plaintext passwords detected"):
+		return // random ones and hashes, made for the process's own connections
 	}
 	l.log.Warn("store: " + fmt.Sprintf(f, v...))
 }
