@@ -27,6 +27,7 @@ import (
 	"github.com/mqgate/mqgate/gateway/auth"
 	"github.com/mqgate/mqgate/mqtt"
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/router/jetstream"
 	"github.com/mqgate/mqgate/stomp"
 	"github.com/mqgate/mqgate/ws"
@@ -52,6 +53,7 @@ type Gateway struct {
 	stomp   *stomp.Server
 	mqtt    *mqtt.Server
 	ws      *ws.Server
+	seats   *door.Seats // of all front-ends together
 
 	listeners []listener
 	webs      []webListener
@@ -119,6 +121,7 @@ func (g *Gateway) frontEnds() map[string]frontEnd {
 
 func (g *Gateway) makeFrontEnds() error {
 	var err error
+	g.seats = door.NewSeats(g.cfg.Limits.Connections, g.cfg.Limits.ConnectionsPerUser)
 	if g.stomp, err = stomp.New(g.stompOptions()); err != nil {
 		return err
 	}
@@ -229,7 +232,7 @@ func (g *Gateway) stompOptions() stomp.Options {
 	o := stomp.Options{
 		Router: g.router, Authenticate: g.auth, Log: g.log, Version: g.version,
 		LoginTimeout: l.LoginTimeout, OutboundBytes: int(l.OutboundBytes),
-		MaxConnections: l.Connections, MaxConnectionsPerUser: l.ConnectionsPerUser, MaxSubscriptions: l.SubscriptionsPerConnection,
+		Seats: g.seats, MaxSubscriptions: l.SubscriptionsPerConnection,
 		MaxUnconfirmed: l.UnconfirmedMessages, MaxUnconfirmedBytes: max(16<<20, int(l.FrameBytes)),
 		MaxTransactionMessages: l.TransactionMessages, MaxTransactionBytes: int(l.TransactionBytes),
 		DefaultPrefetch:  c.DefaultPrefetch,
@@ -245,7 +248,7 @@ func (g *Gateway) mqttOptions() mqtt.Options {
 	return mqtt.Options{
 		Router: g.router, Authenticate: g.auth, Log: g.log,
 		MaxPacketBytes: int(l.FrameBytes), LoginTimeout: l.LoginTimeout, OutboundBytes: int(l.OutboundBytes),
-		MaxConnections: l.Connections, MaxConnectionsPerUser: l.ConnectionsPerUser, MaxSubscriptions: l.SubscriptionsPerConnection,
+		Seats: g.seats, MaxSubscriptions: l.SubscriptionsPerConnection,
 		MaxUnconfirmedBytes: max(16<<20, int(l.FrameBytes)), MaxInflight: c.MaxInflight, MaxSessionExpiry: c.MaxSessionExpiry,
 	}
 }
@@ -257,7 +260,7 @@ func (g *Gateway) wsOptions() ws.Options {
 		ServeSTOMP:      func(socket net.Conn) { g.stomp.ServeConn(socket, stomp.ActiveMQ) },
 		ServeMQTT:       g.mqtt.ServeConn,
 		MaxMessageBytes: int(c.MessageBytes), MaxFrameBytes: int(l.FrameBytes + l.HeaderBytes), Compression: c.Compression,
-		MaxConnections: l.Connections, MaxConnectionsPerUser: l.ConnectionsPerUser, MaxSubscriptions: l.SubscriptionsPerConnection,
+		Seats: g.seats, MaxSubscriptions: l.SubscriptionsPerConnection,
 		LoginTimeout: l.LoginTimeout, PingInterval: c.PingInterval, OutboundBytes: int(l.OutboundBytes),
 		RequestsPerSecond: c.RequestsPerSecond, CloseOverRate: c.OverRate == config.OverRateClose, Lease: c.Lease,
 	}

@@ -118,12 +118,15 @@ func TestServesAndKeepsMessagesOverARestart(t *testing.T) {
 	if got := talk(t, c, "SEND\ndestination:/queue/a\nreceipt:1\n\nhello\x00"); !strings.HasPrefix(got, "RECEIPT\n") {
 		t.Fatalf("answer %q", got)
 	}
-	resp, err := http.Get("http://" + g.Addr("admin").String() + "/readyz")
-	if err != nil || resp.StatusCode != 200 {
-		t.Fatalf("readyz: %v %v", resp, err)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		code, text := readyz(t, g)
+		if code == 200 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("readyz: %d %s", code, text)
+		}
 	}
-	resp.Body.Close()
-	http.DefaultClient.CloseIdleConnections()
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // Options of a Server. Zero values stand for the defaults that are given; Router and Authenticate have none.
@@ -24,10 +25,8 @@ type Options struct {
 	WriteTimeout time.Duration
 	// OutboundBytes bounds what waits to be written to one client; default 4 MiB.
 	OutboundBytes int
-	// MaxConnections bounds the connections of the server; default 10,000.
-	MaxConnections int
-	// MaxConnectionsPerUser bounds those of one user; default 0: no limit.
-	MaxConnectionsPerUser int
+	// Seats bounds the connections, together with those of other servers that have the same; default: 10,000 of its own.
+	Seats *door.Seats
 	// MaxSubscriptions bounds the subscriptions of a client; default 1000.
 	MaxSubscriptions int
 	// ReceiveMaximum bounds the QoS 1 and 2 publishes of a connection that are not confirmed: an MQTT 5 client is told, an
@@ -71,6 +70,9 @@ const (
 	maxTopics = 64
 )
 
+// defaultSeats is how many connections a server has that shares its seats with none.
+const defaultSeats = 10_000
+
 // withDefaults fills in what is zero and cuts what is out of range.
 func (o Options) withDefaults() Options {
 	if o.Log == nil {
@@ -79,12 +81,14 @@ func (o Options) withDefaults() Options {
 	if o.Vhost == "" {
 		o.Vhost = router.DefaultVhost
 	}
+	if o.Seats == nil {
+		o.Seats = door.NewSeats(defaultSeats, 0)
+	}
 	orDuration(&o.LoginTimeout, 10*time.Second)
 	orDuration(&o.WriteTimeout, 10*time.Second)
 	orDuration(&o.MaxSessionExpiry, 7*24*time.Hour)
 	orNumber(&o.MaxPacketBytes, 1<<20, maxRemaining)
 	orNumber(&o.OutboundBytes, 4<<20, 1<<40)
-	orNumber(&o.MaxConnections, 10_000, 1<<40)
 	orNumber(&o.MaxSubscriptions, 1000, 1<<40)
 	orNumber(&o.ReceiveMaximum, 1024, 65_535)
 	orNumber(&o.MaxUnconfirmedBytes, 16<<20, 1<<40)

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"time"
+
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // Server serves MQTT clients. Create it with New, end it with Drain.
@@ -21,7 +22,6 @@ type Server struct {
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{}
-	users     map[string]int
 	listeners map[net.Listener]struct{}
 	draining  bool
 }
@@ -36,16 +36,11 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		opt:   o.withDefaults(),
-		conns: map[*conn]struct{}{}, users: map[string]int{}, listeners: map[net.Listener]struct{}{},
+		conns: map[*conn]struct{}{}, listeners: map[net.Listener]struct{}{},
 	}
 	s.life, s.kill = context.WithCancelCause(context.Background())
 	return s, nil
 }
-
-const (
-	firstBackoff = 5 * time.Millisecond
-	lastBackoff  = time.Second
-)
 
 // Serve accepts from a listener, which it closes, until ctx or the server ends; then it returns nil, and connections go on
 // until Drain. It returns an error when the listener fails for good. What may pass, such as a lack of file descriptors, is
@@ -55,42 +50,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return errors.Join(net.ErrClosed, l.Close())
 	}
 	defer s.untrack(l)
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	pause := time.Duration(0)
-	for {
-		socket, err := l.Accept() // [MQTT-4.2.0-1]
-		if err == nil {
-			pause = 0
-			s.accepted(socket)
-			continue
-		}
-		if ctx.Err() != nil || s.isDraining() {
-			return nil
-		}
-		if !passing(err) {
-			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
-		}
-		s.Stats.AcceptErrors.Add(1)
-		pause = min(max(2*pause, firstBackoff), lastBackoff)
-		if pause == firstBackoff || pause == lastBackoff { // not for each: this loop can be tight
-			s.opt.Log.Warn("cannot accept connections, will retry", "listener", l.Addr().String(), "pause", pause, "error", err)
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		case <-s.life.Done():
-		}
-	}
-}
-
-// passing tells a failure that may go away from that of the listener itself.
-func passing(err error) bool {
-	if errors.Is(err, net.ErrClosed) {
-		return false
-	}
-	var t interface{ Temporary() bool }
-	return errors.As(err, &t) && t.Temporary()
+	return door.Accepting{
+		Log: s.opt.Log, Errors: &s.Stats.AcceptErrors, Life: s.life, Draining: s.isDraining,
+		Each: func(socket net.Conn) { s.accepted(socket) },
+	}.Accept(ctx, l)
 }
 
 func (s *Server) track(l net.Listener) bool {
@@ -122,7 +85,7 @@ func (s *Server) accepted(socket net.Conn) {
 	if c == nil {
 		return
 	}
-	keepAlive(socket)
+	door.KeepAlive(socket)
 	go c.serve() // counted by admit, ended by Drain
 }
 
@@ -136,7 +99,7 @@ func (s *Server) ServeConn(socket net.Conn) {
 // admit counts a connection if the limits allow it; it closes the socket and returns nil otherwise.
 func (s *Server) admit(socket net.Conn) *conn {
 	s.mu.Lock()
-	if s.draining || len(s.conns) >= s.opt.MaxConnections {
+	if s.draining || !s.opt.Seats.Take() {
 		if !s.draining {
 			s.Stats.OverLimit.Add(1)
 		}
@@ -161,23 +124,19 @@ func (s *Server) leave(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	if c.counted {
-		if s.users[c.user]--; s.users[c.user] <= 0 {
-			delete(s.users, c.user)
-		}
+		s.opt.Seats.Exit(c.user)
 	}
+	s.opt.Seats.Leave()
 	s.mu.Unlock()
 	s.group.Done()
 }
 
 // countUser counts a connection of a user that has logged in, if the limit allows.
 func (s *Server) countUser(c *conn, user string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if limit := s.opt.MaxConnectionsPerUser; limit > 0 && s.users[user] >= limit {
+	if !s.opt.Seats.Enter(user) {
 		s.Stats.OverLimit.Add(1)
-		return faulty(quotaExceeded, "user %q has %d connections, which is the limit", user, limit)
+		return faulty(quotaExceeded, "user %q has %d connections, which is the limit", user, s.opt.Seats.PerUser())
 	}
-	s.users[user]++
 	c.user, c.counted = user, true
 	return nil
 }
@@ -220,20 +179,4 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	s.kill(errDraining)
 	return err
-}
-
-// keepAlive finds peers that vanished: after 15 s without a byte three probes 15 s apart.
-func keepAlive(socket net.Conn) {
-	for {
-		if t, ok := socket.(*net.TCPConn); ok {
-			// Only a socket that is closed already refuses, and its reader will notice.
-			_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3})
-			return
-		}
-		inner, ok := socket.(interface{ NetConn() net.Conn }) // TLS
-		if !ok {
-			return
-		}
-		socket = inner.NetConn()
-	}
 }

@@ -5,7 +5,7 @@ import "sync/atomic"
 // Stats are the counters of a Server since its start. Messages are counted by the router.
 type Stats struct {
 	Accepted       atomic.Uint64 // connections
-	OverLimit      atomic.Uint64 // connections refused by MaxConnections or MaxConnectionsPerUser
+	OverLimit      atomic.Uint64 // connections refused for want of a seat
 	AcceptErrors   atomic.Uint64 // failures of the listening socket, such as no file descriptors
 	LoginFailures  atomic.Uint64 // refused CONNECT packets
 	LoginTimeouts  atomic.Uint64 // connections that sent no CONNECT in time

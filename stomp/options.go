@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/stomp/frame"
 )
 
@@ -26,10 +27,8 @@ type Options struct {
 	WriteTimeout time.Duration
 	// OutboundBytes bounds what waits to be written to one client; default 4 MiB.
 	OutboundBytes int
-	// MaxConnections bounds the connections of the server; default 10,000.
-	MaxConnections int
-	// MaxConnectionsPerUser bounds those of one user; default 0: no limit.
-	MaxConnectionsPerUser int
+	// Seats bounds the connections, together with those of other servers that have the same; default: 10,000 of its own.
+	Seats *door.Seats
 	// MaxSubscriptions bounds the subscriptions, and the temporary destinations, of a connection; default 1000.
 	MaxSubscriptions int
 	// MaxUnconfirmed and MaxUnconfirmedBytes bound the publishes of a connection that the store has not confirmed: beyond
@@ -82,6 +81,9 @@ const (
 	controlReserve = 256 << 10
 )
 
+// defaultSeats is how many connections a server has that shares its seats with none.
+const defaultSeats = 10_000
+
 // withDefaults fills in what is zero.
 func (o Options) withDefaults() Options {
 	if o.Log == nil {
@@ -93,12 +95,14 @@ func (o Options) withDefaults() Options {
 	if o.Limits == (frame.Limits{}) {
 		o.Limits = frame.DefaultLimits()
 	}
+	if o.Seats == nil {
+		o.Seats = door.NewSeats(defaultSeats, 0)
+	}
 	orDuration(&o.LoginTimeout, 10*time.Second)
 	orDuration(&o.WriteTimeout, 10*time.Second)
 	orDuration(&o.HeartbeatSendMin, time.Second)
 	orDuration(&o.HeartbeatReceiveMin, time.Second)
 	orNumber(&o.OutboundBytes, 4<<20)
-	orNumber(&o.MaxConnections, 10_000)
 	orNumber(&o.MaxSubscriptions, 1000)
 	orNumber(&o.MaxUnconfirmed, 4096)
 	orNumber(&o.MaxUnconfirmedBytes, 16<<20)

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/stomp/frame"
 )
 
@@ -253,7 +254,7 @@ func TestAcceptErrors(t *testing.T) {
 }
 
 func TestConnectionLimits(t *testing.T) {
-	fx := start(t, func(s *settings) { s.options.MaxConnections, s.options.MaxConnectionsPerUser = 3, 1 })
+	fx := start(t, func(s *settings) { s.options.Seats = door.NewSeats(3, 1) })
 	alice := fx.login(t, ActiveMQ, frame.V12, "login:alice")
 	second := fx.dial(t, ActiveMQ)
 	second.send("CONNECT\nlogin:alice\n\n^@")
@@ -512,7 +513,7 @@ func TestTLSNames(t *testing.T) {
 		})
 	})
 	far, near := tcpPair(t)
-	keepAlive(tls.Server(near, nil)) // finds the socket below
+	door.KeepAlive(tls.Server(near, nil)) // finds the socket below
 	var served sync.WaitGroup
 	served.Go(func() {
 		fx.server.ServeConn(tls.Server(near, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}), ActiveMQ)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // answer is what an HTTP request got.
@@ -284,7 +285,7 @@ func TestHTTPLeaseIsExtended(t *testing.T) {
 }
 
 func TestHTTPLimits(t *testing.T) {
-	g := newRig(t, func(o *Options) { o.RequestsPerSecond = 1; o.MaxLeases = 1; o.MaxConnectionsPerUser = 2 })
+	g := newRig(t, func(o *Options) { o.RequestsPerSecond = 1; o.MaxLeases = 1; o.Seats = door.NewSeats(100, 2) })
 	over := func(user string) answer {
 		for range 50 {
 			if r := g.ask(user, "POST", "/api/publish/topic/a", ""); r.status != 200 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // Options of a Server. Zero values stand for the defaults that are given; Router
@@ -35,9 +36,10 @@ type Options struct {
 	// Compression offers permessage-deflate, without context takeover, to clients
 	// that ask for it.
 	Compression bool
-	// MaxConnections bounds the connections of the server, MaxConnectionsPerUser
-	// those of one user of the JSON protocol and of HTTP; defaults 10,000 and none.
-	MaxConnections, MaxConnectionsPerUser int
+	// Seats bounds the connections, together with those of other servers that have
+	// the same, and for the JSON protocol and HTTP those of a user; default: 10,000 of
+	// its own.
+	Seats *door.Seats
 	// LoginTimeout is the time from the handshake to the login; default 10 s.
 	LoginTimeout time.Duration
 	// WriteTimeout is how long a peer may take nothing of what waits for it; default 10 s.
@@ -101,11 +103,14 @@ func (o Options) withDefaults() Options {
 	if o.Version == "" {
 		o.Version = "devel"
 	}
+	if o.Seats == nil {
+		o.Seats = door.NewSeats(10_000, 0)
+	}
 	for _, d := range [...]struct {
 		v   *int
 		def int
 	}{
-		{&o.MaxMessageBytes, 1 << 20}, {&o.MaxConnections, 10_000}, {&o.RequestsPerSecond, 1000}, {&o.OutboundBytes, 1 << 20},
+		{&o.MaxMessageBytes, 1 << 20}, {&o.RequestsPerSecond, 1000}, {&o.OutboundBytes, 1 << 20},
 		{&o.MaxSubscriptions, 100}, {&o.MaxUnconfirmed, 1024}, {&o.MaxUnconfirmedBytes, 4 << 20}, {&o.MaxLeases, 1000},
 	} {
 		if *d.v <= 0 {

@@ -38,7 +38,6 @@ type Server struct {
 
 	mu       sync.Mutex
 	conns    map[connection]struct{}
-	users    map[string]int // connections of each, if they are limited
 	draining bool
 }
 
@@ -60,7 +59,7 @@ func New(o Options) (*Server, error) {
 	case o.Authenticate == nil:
 		return nil, errors.New("ws: Options.Authenticate is missing")
 	}
-	s := &Server{opt: o.withDefaults(), conns: map[connection]struct{}{}, users: map[string]int{}, assets: clientHandler()}
+	s := &Server{opt: o.withDefaults(), conns: map[connection]struct{}{}, assets: clientHandler()}
 	s.presence.init(s)
 	s.api = s.apiHandler()
 	s.leases.init(s)
@@ -233,6 +232,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, e entrance) {
 	}
 	conn, err := u.Upgrade(w, r, nil)
 	if err != nil {
+		s.opt.Seats.Leave()
 		s.group.Done()
 		s.Stats.Refused.Add(1)
 		return // it has answered
@@ -246,11 +246,12 @@ func (s *Server) turnAway(w http.ResponseWriter, status int, text string) {
 	http.Error(w, text, status)
 }
 
-// reserve counts a connection's goroutine if the limits allow one more.
+// reserve takes a seat, and counts a connection's goroutine, if the limits allow one
+// more.
 func (s *Server) reserve() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining || len(s.conns) >= s.opt.MaxConnections {
+	if s.draining || !s.opt.Seats.Take() {
 		return false
 	}
 	s.group.Add(1)
@@ -273,10 +274,14 @@ func (s *Server) begin(socket net.Conn, a arrival) {
 	switch a.p {
 	case protocolJSON:
 		j := newClient(s, socket, a)
-		c, serve = j, j.serve
+		c, serve = j, func() { defer s.opt.Seats.Leave(); j.serve() }
 	default:
 		st := newStream(s, socket, a)
-		c, serve = st, func() { defer st.finish(); a.serve(st.wrap()) }
+		c, serve = st, func() {
+			defer st.finish()
+			s.opt.Seats.Leave() // the server of its protocol takes one
+			a.serve(st.wrap())
+		}
 	}
 	s.register(c)
 	go func() { // counted by reserve, ended by Drain
@@ -316,31 +321,15 @@ func (s *Server) forget(c connection) {
 
 // enter counts a connection of a user.
 func (s *Server) enter(user string) error {
-	limit := s.opt.MaxConnectionsPerUser
-	if limit <= 0 || user == "" {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.users[user] >= limit {
+	if !s.opt.Seats.Enter(user) {
 		return &router.Error{Op: "connect", Class: router.Full, RetryAfter: 5 * time.Second,
-			Text: fmt.Sprintf("user %s has %d connections already, which is the limit (limits.connections_per_user)", user, limit)}
+			Text: fmt.Sprintf("user %s has %d connections already, which is the limit (limits.connections_per_user)", user, s.opt.Seats.PerUser())}
 	}
-	s.users[user]++
 	return nil
 }
 
 // exit undoes enter.
-func (s *Server) exit(user string) {
-	if s.opt.MaxConnectionsPerUser <= 0 || user == "" {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.users[user]--; s.users[user] <= 0 {
-		delete(s.users, user)
-	}
-}
+func (s *Server) exit(user string) { s.opt.Seats.Exit(user) }
 
 // parting is the close code for a stream that ends from our side.
 func (s *Server) parting() (uint16, string) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/router/outbox"
 )
 
@@ -75,7 +76,7 @@ func TestHandshake(t *testing.T) {
 }
 
 func TestConnectionLimit(t *testing.T) {
-	g := newRig(t, func(o *Options) { o.MaxConnections = 1 })
+	g := newRig(t, func(o *Options) { o.Seats = door.NewSeats(1, 0) })
 	g.peer().call(`{"id":1,"op":"ping"}`)
 	_, resp, err := websocket.DefaultDialer.Dial(g.url("/ws"), nil)
 	if err == nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
