@@ -100,6 +100,9 @@ type Peer struct {
 	Lines    bool // a header's value may have line breaks
 	Bytes    bool // correlation data need not be text
 	Repeats  bool // a header may be given twice: else the first one counts
+	First    bool // of headers with one name it hears the first
+	// Misreads is what the client makes of a header's value that it should leave alone.
+	Misreads func(value string) string
 	// Connect connects; with an identity if the subscription is to be durable.
 	Connect func(t testing.TB, identity string) CrossConn
 }
@@ -159,13 +162,19 @@ func (x *pair) want(p Post) Post {
 	if !x.sender.Metadata || !x.receiver.Metadata {
 		return Post{Body: p.Body, Persistent: p.Persistent, Retain: p.Retain, To: p.To}
 	}
-	if !x.sender.Repeats {
+	if !x.sender.Repeats || x.receiver.First {
 		seen := map[string]bool{}
 		p.Headers = slices.DeleteFunc(slices.Clone(p.Headers), func(h [2]string) bool {
 			again := seen[h[0]]
 			seen[h[0]] = true
 			return again
 		})
+	}
+	if x.receiver.Misreads != nil {
+		p.Headers = slices.Clone(p.Headers)
+		for i, h := range p.Headers {
+			p.Headers[i][1] = x.receiver.Misreads(h[1])
+		}
 	}
 	if x.sender.Bytes && !x.receiver.Bytes && slices.Min(append(p.Correlation, ' ')) < ' ' {
 		p.Correlation = []byte("base64:" + base64.StdEncoding.EncodeToString(p.Correlation))
