@@ -1,0 +1,261 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// failingStore refuses everything while it is told to.
+type failingStore struct {
+	*router.MemoryStore
+	fails   atomic.Bool
+	touched atomic.Int64 // calls that would write, or make a log
+}
+
+var errDisk = &router.Error{Op: "store", Class: router.Unavailable, Text: "the disk is gone", Err: errors.New("input/output error")}
+
+// refuses counts a touch, and answers it if the store fails.
+func (s *failingStore) refuses(done router.Done) bool {
+	s.touched.Add(1)
+	if !s.fails.Load() {
+		return false
+	}
+	if done != nil {
+		go func() { // as a store answers: on another goroutine; ends with done
+			var w outbox.Batch
+			done(router.Stored{}, errDisk, &w)
+			w.Flush()
+		}()
+	}
+	return true
+}
+
+func (s *failingStore) OpenLog(ctx context.Context, id router.MailboxID) (router.Log, error) {
+	if s.refuses(nil) {
+		return nil, errDisk
+	}
+	l, err := s.MemoryStore.OpenLog(ctx, id)
+	return &failingLog{l, s}, err
+}
+
+func (s *failingStore) PutBinding(ctx context.Context, key string, value []byte) error {
+	if s.refuses(nil) {
+		return errDisk
+	}
+	return s.MemoryStore.PutBinding(ctx, key, value)
+}
+
+func (s *failingStore) PutValue(class router.ValueClass, key string, value []byte, done router.Done) {
+	if !s.refuses(done) {
+		s.MemoryStore.PutValue(class, key, value, done)
+	}
+}
+
+type failingLog struct {
+	router.Log
+	store *failingStore
+}
+
+func (l *failingLog) Append(envelope []byte, dedup string, done router.Done) {
+	if !l.store.refuses(done) {
+		l.Log.Append(envelope, dedup, done)
+	}
+}
+
+func (l *failingLog) SaveRecord(rec []byte, done router.Done) {
+	if !l.store.refuses(done) {
+		l.Log.SaveRecord(rec, done)
+	}
+}
+
+// TestStoreFailureIsNeverASuccess: what the store refuses is answered with a reason code, or by closing the connection of a
+// client whose version has none. The client may try again, and then it works.
+func TestStoreFailureIsNeverASuccess(t *testing.T) {
+	store := &failingStore{MemoryStore: router.NewMemoryStore()}
+	fx := start(t, func(s *settings) { s.router.Store = store })
+	fx.login(v5, "p").publish("$queue/q", "before", 1, 1)
+	away := fx.login(v5, "away", durableFor(600))
+	away.subscribe(1, 1, "inbox")
+	fx.gone(away)
+	for name, pk := range map[string]func(qos byte) *packets.Packet{
+		"queue":     func(qos byte) *packets.Packet { return publishPacket("$queue/q", "x", qos, 1) },
+		"new queue": func(qos byte) *packets.Packet { return publishPacket("$queue/new", "x", qos, 1) },
+		"inbox":     func(qos byte) *packets.Packet { return publishPacket("inbox", "x", qos, 1) },
+		"retained": func(qos byte) *packets.Packet {
+			pk := publishPacket("retained", "x", qos, 1)
+			pk.FixedHeader.Retain = true
+			return pk
+		},
+	} {
+		for _, qos := range []byte{1, 2} {
+			for _, durable := range [][]connectOption{nil, {durableFor(600)}} {
+				c, old := fx.login(v5, "c", durable...), fx.login(v311, "old", durable...)
+				store.fails.Store(true)
+				c.send(pk(qos))
+				switch a, err := c.next(); {
+				case err == nil && (a.FixedHeader.Type == typePuback || a.FixedHeader.Type == typePubrec) && a.ReasonCode >= byte(unspecified):
+				case err == nil && a.FixedHeader.Type == typeDisconnect && a.ReasonCode >= byte(unspecified) && qos == 2 && durable != nil:
+				default:
+					t.Errorf("%s, QoS %d, durable %v: packet type %d, reason %#x, %v", name, qos, durable != nil, a.FixedHeader.Type, a.ReasonCode, err)
+				}
+				old.send(pk(qos))
+				if a, err := old.next(); err == nil {
+					t.Errorf("%s, QoS %d, durable %v: version 3.1.1 is answered with packet type %d", name, qos, durable != nil, a.FixedHeader.Type)
+				}
+				fx.gone(c)
+				fx.gone(old)
+				store.fails.Store(false)
+				c, old = fx.login(v5, "c", durable...), fx.login(v311, "old", durable...)
+				c.publishAs(pk(qos))
+				old.publishAs(pk(qos))
+				fx.gone(c)
+				fx.gone(old)
+			}
+		}
+	}
+}
+
+// publishAs sends a publish and completes its flow.
+func (c *client) publishAs(pk *packets.Packet) {
+	c.t.Helper()
+	c.send(pk)
+	c.complete(pk.FixedHeader.Qos, pk.PacketID)
+}
+
+// TestStoreFailureOfSubscriptions: a subscription that could not be stored is not granted, and a session that could not be
+// stored not begun.
+func TestStoreFailureOfSubscriptions(t *testing.T) {
+	for v, code := range map[byte]byte{v311: 0x80, v5: byte(unspecified)} {
+		store := &failingStore{MemoryStore: router.NewMemoryStore()}
+		fx := start(t, func(s *settings) { s.router.Store = store })
+		p := fx.login(v5, "p")
+		c := fx.login(v, "c", durableFor(600))
+		store.fails.Store(true)
+		for _, filter := range []string{"a", "$share/g/a", "$queue/q"} {
+			if codes := c.subscribe(1, 1, filter); codes[0] != code {
+				t.Errorf("version %d, %s: SUBACK says %#x", v, filter, codes[0])
+			}
+		}
+		late := fx.dial(v)
+		late.send(connectPacket(v, "late", durableFor(600)))
+		want := map[byte]byte{v311: 3, v5: byte(unavailable)}[v]
+		if ack := late.expect(typeConnack); ack.ReasonCode != want {
+			t.Errorf("version %d: CONNACK says %#x, want %#x", v, ack.ReasonCode, want)
+		}
+		store.fails.Store(false)
+		fx.gone(c)
+		c = fx.login(v, "c", durableFor(600))
+		c.subscribe(1, 1, "a")
+		p.publish("a", "x", 1, 1)
+		c.message("a", "x", 1)
+	}
+}
+
+// TestCleanSessionsNeverTouchTheStore: publishers and subscribers whose sessions end with their connections, at every QoS,
+// alone and in groups.
+func TestCleanSessionsNeverTouchTheStore(t *testing.T) {
+	store := &failingStore{MemoryStore: router.NewMemoryStore()}
+	fx := start(t, func(s *settings) { s.router.Store = store })
+	store.touched.Store(0)
+	store.fails.Store(true)
+	for _, v := range []byte{v31, v311, v5} {
+		s, p := fx.login(v, fmt.Sprint("s", v)), fx.login(v, fmt.Sprint("p", v), withWill("a", "will", 0))
+		s.subscribe(1, 2, "a")
+		s.subscribe(2, 1, "$share/g/b")
+		for qos := byte(0); qos <= 2; qos++ {
+			for i := range 20 {
+				p.publish("a", "x", qos, uint16(i+1))
+				m := s.message("a", "x", qos)
+				s.finish(m)
+				p.publish("b", "y", qos, uint16(i+1))
+				s.finish(s.message("b", "y", min(qos, 1)))
+			}
+		}
+		p.conn.Close()
+		s.finish(s.message("a", "will", 1))
+		fx.gone(s)
+	}
+	if n := store.touched.Load(); n != 0 {
+		t.Errorf("the store was touched %d times", n)
+	}
+}
+
+// finish acknowledges a message to the end of its flow.
+func (c *client) finish(m packets.Packet) {
+	c.t.Helper()
+	switch m.FixedHeader.Qos {
+	case 1:
+		c.ack(typePuback, m.PacketID)
+	case 2:
+		c.ack(typePubrec, m.PacketID)
+		c.wantAck(typePubrel, m.PacketID, 0)
+		c.ack(typePubcomp, m.PacketID)
+	}
+}
+
+// TestOfflineLimits: a session whose client stays away keeps what came first up to its limits; the rest is dropped for it
+// alone, and counted.
+func TestOfflineLimits(t *testing.T) {
+	for name, policy := range map[string]router.Policy{"messages": {MaxLength: 10}, "bytes": {MaxBytes: 10 * 1100}} {
+		t.Run(name, func(t *testing.T) {
+			fx := start(t, func(s *settings) { s.router.InboxPolicy = policy })
+			s, other := fx.login(v5, "s", durableFor(600)), fx.login(v5, "other", durableFor(600))
+			s.subscribe(1, 1, "a")
+			other.subscribe(1, 1, "a")
+			fx.gone(s)
+			p := fx.login(v5, "p")
+			body := func(i int) string { return fmt.Sprintf("%01000d", i) }
+			for i := range 30 {
+				p.publish("a", body(i), 1, uint16(i+1))
+				other.finish(other.message("a", body(i), 1))
+			}
+			s = fx.login(v5, "s", durableFor(600))
+			kept := 0
+			for m := range s.until(p, "a", "end") {
+				if string(m.Payload) == "end" {
+					break
+				}
+				if string(m.Payload) != body(kept) {
+					t.Errorf("message %d is %.10q", kept, m.Payload)
+				}
+				kept++
+			}
+			if kept < 9 || kept > 10 {
+				t.Errorf("%d messages were kept", kept)
+			}
+			if n := fx.router.Stats.Dropped()[router.DropInboxFull]; n != uint64(30-kept) {
+				t.Errorf("%d counted as dropped, want %d", n, 30-kept)
+			}
+		})
+	}
+}
+
+// until yields what comes, acknowledged; when nothing waits any more p publishes an end.
+func (c *client) until(p *client, topic, end string) func(yield func(packets.Packet) bool) {
+	return func(yield func(packets.Packet) bool) {
+		waiting := c.barrier()
+		for _, m := range waiting {
+			c.finish(m)
+			if !yield(m) {
+				return
+			}
+		}
+		c.barrier()
+		p.publish(topic, end, 1, 999)
+		for {
+			m := c.expect(typePublish)
+			c.finish(m)
+			if !yield(m) {
+				return
+			}
+		}
+	}
+}
