@@ -2,8 +2,11 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -46,7 +49,12 @@ const (
 // joinCluster starts the node and its edge router, and takes part in electing.
 func (g *Gateway) joinCluster(o jetstream.Options, r router.Options) error {
 	var err error
-	if o.Cluster, err = clusterOptions(g.cfg.Cluster); err != nil {
+	if g.cfg.Cluster.Enabled() {
+		o.Cluster, err = clusterOptions(g.cfg.Cluster)
+	} else {
+		o.External, err = externalOptions(g.cfg.Nats)
+	}
+	if err != nil {
 		return err
 	}
 	m := &member{g: g, options: r, majority: true}
@@ -95,6 +103,34 @@ func clusterOptions(c config.Cluster) (*jetstream.ClusterOptions, error) {
 		if o.TLS, err = peerTLS(c.TLS); err != nil {
 			return nil, fmt.Errorf("cluster.tls: %w", err)
 		}
+	}
+	return o, nil
+}
+
+// externalOptions are for gateways that store in a NATS of their own, and share it
+// as the nodes of a cluster share theirs.
+func externalOptions(c config.Nats) (*jetstream.ExternalOptions, error) {
+	o := &jetstream.ExternalOptions{URL: c.URL, CredentialsFile: c.CredentialsFile, Replicas: c.Replicas}
+	if c.TLS == (config.NatsTLS{}) {
+		return o, nil
+	}
+	o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.TLS.CAFile != "" {
+		pem, err := os.ReadFile(c.TLS.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("nats.tls.ca_file: %w", err)
+		}
+		o.TLS.RootCAs = x509.NewCertPool()
+		if !o.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("nats.tls.ca_file: there is no certificate in %s", c.TLS.CAFile)
+		}
+	}
+	if c.TLS.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("nats.tls: %w", err)
+		}
+		o.TLS.Certificates = []tls.Certificate{pair}
 	}
 	return o, nil
 }

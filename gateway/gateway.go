@@ -159,7 +159,7 @@ func (g *Gateway) openStore(ctx context.Context) error {
 		MaxTransactionBytes: int(g.cfg.Limits.TransactionBytes), History: history,
 		InboxPolicy: router.Policy{MaxLength: g.cfg.Mqtt.OfflineMessages, MaxBytes: int64(g.cfg.Mqtt.OfflineBytes)},
 	}
-	if g.cfg.Cluster.Enabled() {
+	if g.cfg.Cluster.Enabled() || g.cfg.Nats.URL != "" {
 		return g.joinCluster(so, ro)
 	}
 	if g.store, err = jetstream.Open(ctx, so); err != nil {

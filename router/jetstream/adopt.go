@@ -81,6 +81,9 @@ var (
 
 // adopt brings in what a node had when it stood alone, if that is to be done.
 func (n *Node) adopt(ctx context.Context, c *nats.Conn) error {
+	if n.External() {
+		return nil
+	}
 	exists, _, err := streamExists(ctx, c, recordsStream)
 	if err != nil {
 		return err

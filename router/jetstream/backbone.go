@@ -66,7 +66,7 @@ func (n *Node) OpenStore(ctx context.Context) (_ *Store, err error) {
 	if err := s.connect(); err != nil {
 		return nil, err
 	}
-	if n.Clustered() {
+	if n.shared() {
 		if err := n.waitForming(ctx, s.reads); err != nil {
 			return nil, err
 		}
@@ -102,7 +102,7 @@ func (s *Store) connect() error {
 	}
 	s.checkSpace()
 	s.group.Go(s.watchSpace)
-	if s.node.Clustered() {
+	if s.node.shared() {
 		s.group.Go(s.watchLanes)
 	}
 	s.reader, err = newReader(s.reads)
@@ -166,14 +166,14 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 		return nil, err
 	}
 	st = &stream{name: c.Name, store: s}
-	if c.Replicas > 1 {
+	if s.node.shared() {
 		last, err := s.caughtUp(ctx, c.Name)
 		if err != nil {
 			return nil, err
 		}
 		st.lane = newLane(st, last)
 	}
-	if s.opt.SyncAlways && !s.node.Clustered() {
+	if s.opt.SyncAlways && !s.node.shared() {
 		st.syncer = newSyncer(s, c.Name)
 		if err := st.syncer.begin(); err != nil {
 			return nil, err
@@ -210,7 +210,7 @@ func (s *Store) createStream(ctx context.Context, c jetstream.StreamConfig) erro
 		return err
 	}
 	err := attempt()
-	for err != nil && s.node.Clustered() && mayPass(err) && pause(ctx, formingPoll) {
+	for err != nil && s.node.shared() && mayPass(err) && pause(ctx, formingPoll) {
 		err = attempt()
 	}
 	if err != nil {

@@ -140,10 +140,13 @@ func (n *Node) keepsReplicas() bool { return n.opt.Cluster != nil && !n.opt.Clus
 
 // replicas is the number of copies of each stream.
 func (n *Node) replicas() int {
-	if n.opt.Cluster == nil {
-		return 1
+	switch {
+	case n.opt.External != nil:
+		return max(n.opt.External.Replicas, 1)
+	case n.opt.Cluster != nil:
+		return n.opt.Cluster.replicas()
 	}
-	return n.opt.Cluster.replicas()
+	return 1
 }
 
 // formingPoll is how often a node looks whether the cluster has formed.
@@ -161,7 +164,7 @@ func (n *Node) waitForming(ctx context.Context, c *nats.Conn) error {
 		}
 		select {
 		case <-ctx.Done():
-			return unavailable(fmt.Errorf("the cluster %s has no majority of its nodes: %w (%w)", n.opt.Cluster.Name, context.Cause(ctx), last))
+			return unavailable(fmt.Errorf("the cluster has no majority of its nodes: %w (%w)", context.Cause(ctx), last))
 		case <-time.After(formingPoll):
 		}
 	}

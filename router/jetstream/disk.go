@@ -28,6 +28,9 @@ func (s *Store) watchSpace() {
 }
 
 func (s *Store) checkSpace() {
+	if s.node.External() {
+		return // its own limits refuse what is too much
+	}
 	used, _ := s.Usage()
 	full := s.opt.MaxBytes > 0 && int64(used) >= s.opt.MaxBytes
 	if s.full.Swap(full) != full {

@@ -41,5 +41,12 @@
 // above. Streams have three replicas, each confirmed append is on two nodes (and,
 // with SyncAlways, on two disks: the server's Raft log shares fsyncs by itself,
 // so there is no syncer). Nodes show each other a shared secret and, beyond the
-// loopback interface, certificates.
+// loopback interface, certificates. A node that stood alone before brings its data
+// in; one whose data is lost or damaged gets it from the others.
+//
+// # External NATS
+//
+// With Options.External a NATS elsewhere stores, 2.12 or later, and nothing is
+// embedded. Gateways that share one elect a leader as the nodes of a cluster do.
+// How durable "stored" is, is then that NATS's to say.
 package jetstream

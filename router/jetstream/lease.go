@@ -149,7 +149,7 @@ func (e *election) look(ctx context.Context) {
 		return
 	}
 	e.follow("", "", true)
-	if e.node.opt.Cluster.NoStorage || !e.who.Eligible() || ctx.Err() != nil {
+	if !e.node.mayLead() || !e.who.Eligible() || ctx.Err() != nil {
 		return
 	}
 	t := &Term{changed: make(chan struct{}, 1)}
@@ -227,7 +227,7 @@ func (n *Node) LeaseAge() time.Duration {
 
 func (e *election) create(ctx context.Context) error {
 	_, err := e.js.Stream(ctx, leaseStream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) && !e.node.opt.Cluster.NoStorage {
+	if errors.Is(err, jetstream.ErrStreamNotFound) && e.node.mayLead() {
 		_, err = e.js.CreateStream(ctx, jetstream.StreamConfig{
 			Name: leaseStream, Subjects: []string{leaseSubject}, MaxMsgsPerSubject: 1, Storage: jetstream.FileStorage, Replicas: e.node.replicas(),
 		})
@@ -306,7 +306,7 @@ func (e *election) lead(ctx context.Context, t *Term, id string) {
 
 // attract moves the leadership of the lease's stream to this node: then the loss of another node never delays a renewal.
 func (e *election) attract(ctx context.Context) {
-	if e.node.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, leaseStream) {
+	if e.node.External() || e.node.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, leaseStream) {
 		return
 	}
 	body := fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, e.node.opt.NodeName)

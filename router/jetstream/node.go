@@ -36,7 +36,10 @@ type Options struct {
 	DedupWindow time.Duration
 	// Cluster makes the node one of several; nil: it is alone.
 	Cluster *ClusterOptions
-	Log     *slog.Logger
+	// External is a NATS that stores; nil: the embedded server does. Dir is then not
+	// used, nor are the limits of storage.
+	External *ExternalOptions
+	Log      *slog.Logger
 }
 
 func (o Options) withDefaults() Options {
@@ -89,6 +92,9 @@ func StartNode(o Options) (_ *Node, err error) {
 		if err := o.Cluster.check(o.NodeName); err != nil {
 			return nil, err
 		}
+	}
+	if o.External != nil {
+		return n, n.reachExternal()
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
@@ -162,6 +168,9 @@ func (n *Node) maxStore() int64 {
 
 // dial makes a connection to the server.
 func (n *Node) dial(name string, more ...nats.Option) (*nats.Conn, error) {
+	if n.External() {
+		return n.dialExternal(name, more...)
+	}
 	opts := []nats.Option{
 		nats.InProcessServer(n.server), nats.Name(name), nats.MaxReconnects(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -212,6 +221,9 @@ func (n *Node) Close() {
 // Usage returns how many bytes the streams take on this node, and how many they
 // may.
 func (n *Node) Usage() (used, limit uint64) {
+	if n.External() {
+		return n.externalUsage()
+	}
 	v, err := n.server.Jsz(nil)
 	if err != nil {
 		return 0, 0
@@ -221,6 +233,9 @@ func (n *Node) Usage() (used, limit uint64) {
 
 // Healthy returns nil if the server answers.
 func (n *Node) Healthy() error {
+	if n.External() {
+		return n.externalHealthy()
+	}
 	if h := n.server.Healthz(&server.HealthzOptions{JSEnabledOnly: true}); h.Error != "" {
 		return errors.New(h.Error)
 	}

@@ -22,7 +22,7 @@ const (
 type peers struct {
 	conn *nats.Conn
 	name string
-	size int // nodes of the cluster that store
+	size int // nodes of the cluster that store; 0: others than these do
 
 	mu    sync.Mutex
 	heard map[string]time.Time // by node: its last greeting
@@ -35,8 +35,10 @@ type greeting struct {
 }
 
 func newPeers(n *Node, conn *nats.Conn) (*peers, error) {
-	p := &peers{conn: conn, name: n.opt.NodeName, size: max(len(n.opt.Cluster.Join), n.replicas()),
-		heard: map[string]time.Time{}, known: map[string]time.Time{}}
+	p := &peers{conn: conn, name: n.opt.NodeName, heard: map[string]time.Time{}, known: map[string]time.Time{}}
+	if !n.External() {
+		p.size = max(len(n.opt.Cluster.Join), n.replicas())
+	}
 	if _, err := conn.Subscribe(aliveSubject, p.greeted); err != nil { // until the connection is closed
 		return nil, fmt.Errorf("listen for other nodes: %w", err)
 	}
@@ -78,6 +80,9 @@ func (p *peers) greet() {
 
 // majority reports whether this node and those that it reaches are more than half.
 func (p *peers) majority() bool {
+	if p.size == 0 {
+		return p.conn.IsConnected()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 1

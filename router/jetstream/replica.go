@@ -24,6 +24,9 @@ func (s *Store) caughtUp(ctx context.Context, name string) (uint64, error) {
 			return 0, nil
 		}
 		if err == nil {
+			if s.node.replicas() == 1 {
+				return info.State.LastSeq, nil
+			}
 			if err = s.replicaHas(info); err == nil {
 				return info.State.LastSeq, nil
 			}
@@ -51,6 +54,9 @@ var errLags = errors.New("a replica lags")
 // has. Replicas apply one log in one order, so equal ends and equal numbers mean
 // equal contents.
 func (s *Store) replicaHas(info *jetstream.StreamInfo) error {
+	if s.node.External() {
+		return othersHave(info)
+	}
 	have, ok := s.local.state(s.node.server, info.Config.Name)
 	if !ok {
 		return othersHave(info)
@@ -65,6 +71,8 @@ func (s *Store) replicaHas(info *jetstream.StreamInfo) error {
 
 // othersHave judges by what the leader says of its followers, for a node that has
 // no replica. They hear of the last commit with the next heartbeat at the latest.
+const heardOfCommit = 1100 * time.Millisecond // a heartbeat at the server's defaults
+
 func othersHave(info *jetstream.StreamInfo) error {
 	if info.Cluster == nil || len(info.Cluster.Replicas) == 0 {
 		return fmt.Errorf("%w: the leader knows no other yet", errLags)
@@ -74,7 +82,7 @@ func othersHave(info *jetstream.StreamInfo) error {
 			return fmt.Errorf("%w: %s by %d", errLags, r.Name, r.Lag)
 		}
 	}
-	time.Sleep(2 * hbInterval)
+	time.Sleep(heardOfCommit)
 	return nil
 }
 

@@ -72,6 +72,9 @@ func (s *Status) Ask(ctx context.Context) ([][]byte, error) {
 
 // Connected names the nodes that this one has routes to.
 func (n *Node) Connected() []string {
+	if n.External() {
+		return nil
+	}
 	routes, err := n.server.Routez(nil)
 	if err != nil {
 		return nil

@@ -1,0 +1,142 @@
+package jetstream_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/jetstream"
+)
+
+// natsServer runs a NATS of its own that listens at addr.
+func natsServer(t *testing.T, addr, dir string) *server.Server {
+	t.Helper()
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.NewServer(&server.Options{Host: a.IP.String(), Port: a.Port, NoSigs: true, NoLog: true,
+		JetStream: dir != "", StoreDir: dir, Username: "gateway", Password: "pass"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(30 * time.Second) {
+		t.Fatal("NATS is not ready")
+	}
+	return s
+}
+
+func external(addr string) jetstream.Options {
+	return jetstream.Options{NodeName: "g1", Log: quiet(), External: &jetstream.ExternalOptions{URL: "nats://gateway:pass@" + addr}}
+}
+
+// A store in a NATS elsewhere confirms and keeps as the embedded one does, also
+// what is appended while NATS restarts.
+func TestExternalNATS(t *testing.T) {
+	addr, dir := freeAddrs(t, 1)[0], t.TempDir()
+	nats := natsServer(t, addr, dir)
+	defer func() { nats.Shutdown(); nats.WaitForShutdown() }()
+	n, err := jetstream.StartNode(external(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.Healthy(); err != nil {
+		t.Error(err)
+	}
+	s, err := n.OpenStore(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	want := numbered("message ", 200)
+	logs := []router.Log{openLog(t, s, crashQueue), openLog(t, s, crashInbox)}
+	for _, l := range logs {
+		appendN(t, l, want...)
+		save(t, l, "record")
+	}
+	appendAll(t, logs[0], "a", "b", "c")
+	if used, _ := n.Usage(); used == 0 {
+		t.Error("nothing is used")
+	}
+
+	answers := make(chan answer, 500)
+	more := numbered("while it restarts ", 500)
+	for i, b := range more {
+		logs[0].Append([]byte(b), "", into(answers))
+		if i == 250 {
+			nats.Shutdown()
+			nats.WaitForShutdown()
+		}
+	}
+	nats = natsServer(t, addr, dir)
+	for range more {
+		if a := hear(t, answers); a.err != nil {
+			t.Fatal(a.err)
+		}
+	}
+	all := slices.Concat(want, []string{"a", "b", "c"}, more)
+	if got := bodies(readAll(t, logs[0], 1, 100)); !slices.Equal(got, all) {
+		t.Errorf("%d messages, want %d in order", len(got), len(all))
+	}
+	if got := bodies(readAll(t, logs[1], 1, 100)); !slices.Equal(got, want) {
+		t.Errorf("%d messages in the inbox, want %d", len(got), len(want))
+	}
+}
+
+func TestExternalNATSThatCannot(t *testing.T) {
+	none := freeAddrs(t, 1)[0]
+	bare := natsServer(t, none, "")
+	defer func() { bare.Shutdown(); bare.WaitForShutdown() }()
+	for _, tt := range []struct{ name, addr, want string }{
+		{"without JetStream", none, "has no JetStream"},
+		{"2.9", oldServer(t, "2.9.10"), "version 2.9.10 and lacks"},
+		{"2.11", oldServer(t, "2.11.4"), "version 2.11.4 and lacks"},
+		{"nobody", freeAddrs(t, 1)[0], "nats.url"},
+	} {
+		n, err := jetstream.StartNode(external(tt.addr))
+		if err == nil {
+			n.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: error %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+// oldServer greets as a NATS server of a version does, and answers pings.
+func oldServer(t *testing.T, version string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				fmt.Fprintf(c, `INFO {"server_id":"x","version":%q,"max_payload":1048576,"headers":true}`+"\r\n", version)
+				for in := bufio.NewScanner(c); in.Scan(); {
+					if strings.HasPrefix(in.Text(), "PING") {
+						fmt.Fprint(c, "PONG\r\n")
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
