@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/mqgate/mqgate/router/outbox"
 )
 
 // stream is a net.Conn whose bytes are the payloads of WebSocket messages, for
@@ -35,6 +37,7 @@ type stream struct {
 	checked  bool // CredentialRequired
 
 	write    sync.Mutex
+	try      outbox.TryWriter       // of the socket; nil: none
 	pending  atomic.Pointer[[]byte] // a control frame that waits for its turn
 	farewell atomic.Bool            // a close frame was sent
 	over     sync.Once
@@ -42,7 +45,7 @@ type stream struct {
 }
 
 func newStream(s *Server, socket net.Conn, a arrival) *stream {
-	st := &stream{Conn: socket, server: s, binary: a.p == protocolMQTT, checked: a.strict}
+	st := &stream{Conn: socket, try: outbox.Try(socket), server: s, binary: a.p == protocolMQTT, checked: a.strict}
 	st.decoder.maxFrame, st.decoder.deflate = uint64(s.opt.MaxFrameBytes), a.deflate
 	st.silence.heard()
 	st.onClose = func() { s.forget(st) }
@@ -269,15 +272,7 @@ func (s *stream) Write(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	op := byte(opBinary)
-	if s.inText.Load() && utf8.Valid(b) {
-		op = opText
-	}
-	payload := b
-	if s.decoder.deflate && len(b) >= deflateFrom {
-		op, payload = op|rsv1, appendDeflated(nil, b)
-	}
-	s.answered.Store(true)
+	op, payload := s.frame(b)
 	var head [headMax]byte
 	s.write.Lock()
 	if s.farewell.Load() {
@@ -292,6 +287,19 @@ func (s *stream) Write(b []byte) (int, error) {
 	}
 	s.flushPending()
 	return len(b), nil
+}
+
+// frame returns what b is sent as.
+func (s *stream) frame(b []byte) (op byte, payload []byte) {
+	op = opBinary
+	if s.inText.Load() && utf8.Valid(b) {
+		op = opText
+	}
+	s.answered.Store(true)
+	if s.decoder.deflate && len(b) >= deflateFrom {
+		return op | rsv1, appendDeflated(nil, b)
+	}
+	return op, b
 }
 
 // CloseWrite says that nothing more will be written.

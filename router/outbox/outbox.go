@@ -26,6 +26,9 @@ const (
 	shareBytes = 16 << 10
 	// chunkBytes bounds one write, so that the deadline measures progress.
 	chunkBytes = 256 << 10
+	// firstBytes is what a buffer has at first: thousands of connections may have a
+	// message each waiting, and a busy one grows its own.
+	firstBytes = 1 << 10
 	// keepBytes is the largest buffer that goes back to the pool.
 	keepBytes = 256 << 10
 )
@@ -64,6 +67,7 @@ type Options struct {
 // Outbox is the writer of one connection. Create it with New.
 type Outbox struct {
 	conn  Conn
+	try   TryWriter // nil: every write has a goroutine
 	owner Owner
 	opt   Options
 
@@ -81,7 +85,7 @@ type Outbox struct {
 
 // New returns an outbox that writes to conn.
 func New(conn Conn, owner Owner, opt Options) *Outbox {
-	o := &Outbox{conn: conn, owner: owner, opt: opt}
+	o := &Outbox{conn: conn, try: Try(conn), owner: owner, opt: opt}
 	o.idle.L = &o.mu
 	return o
 }
@@ -95,7 +99,7 @@ type pending struct {
 
 type buffer struct{ b []byte }
 
-var pool = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 4<<10)} }}
+var pool = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, firstBytes)} }}
 
 func (p *pending) grab() []byte {
 	if p.tail == nil {
@@ -197,11 +201,15 @@ func (o *Outbox) wake(w *Batch) {
 	o.start()
 }
 
-// start runs a writer; with the lock held. It is counted by running, and ends
-// when nothing is pending.
+// start has what is pending written; with the lock held. It ends when nothing is
+// pending.
 func (o *Outbox) start() {
 	o.running = true
-	go o.write()
+	if o.try != nil {
+		writers.add(o)
+	} else {
+		go o.write()
+	}
 }
 
 func (o *Outbox) backlog() int { return o.pend.n + o.inflight }
@@ -223,44 +231,70 @@ func (o *Outbox) flush() {
 	o.mu.Unlock()
 }
 
+// write writes until nothing is pending.
 func (o *Outbox) write() {
-	var done uint64
 	for {
-		o.mu.Lock()
-		p := o.pend
-		o.pend = pending{}
-		o.inflight = p.n
-		if p.n == 0 || o.failed != nil {
-			o.running, o.inflight = false, 0
-			o.idle.Broadcast()
-			o.mu.Unlock()
+		p, done, more := o.take()
+		if !more {
 			return
 		}
-		done = o.total
-		o.mu.Unlock()
+		o.wrote(done, o.writeAll(p))
+	}
+}
 
-		err := o.writeAll(p)
+// take returns what is pending, and the number of bytes that will have been
+// written with it.
+func (o *Outbox) take() (p pending, done uint64, more bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.goesOn() {
+		return p, 0, false
+	}
+	p = o.pend
+	o.pend = pending{}
+	o.inflight = p.n
+	return p, o.total, true
+}
 
-		o.mu.Lock()
-		o.inflight = 0
-		drained := o.refused && o.pend.n <= o.opt.MaxBytes/2
-		if drained {
-			o.refused = false
+// more reports whether anything is pending; if not, nobody writes any more.
+func (o *Outbox) more() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.goesOn()
+}
+
+// goesOn is more with the lock held.
+func (o *Outbox) goesOn() bool {
+	if o.pend.n > 0 && o.failed == nil {
+		return true
+	}
+	o.pend = pending{}
+	o.running = false
+	o.idle.Broadcast()
+	return false
+}
+
+// wrote tells the owner how a write ended.
+func (o *Outbox) wrote(done uint64, err error) {
+	o.mu.Lock()
+	o.inflight = 0
+	drained := o.refused && o.pend.n <= o.opt.MaxBytes/2
+	if drained {
+		o.refused = false
+	}
+	first := o.failed == nil // else whoever set it knows
+	if err != nil && first {
+		o.failed, o.closed = err, true
+	}
+	o.mu.Unlock()
+	switch {
+	case err == nil:
+		o.owner.Written(done) // also if Abort came during the write: the peer may have read it
+		if drained && first {
+			o.owner.Drained()
 		}
-		first := o.failed == nil // else whoever set it knows
-		if err != nil && first {
-			o.failed, o.closed = err, true
-		}
-		o.mu.Unlock()
-		switch {
-		case err == nil:
-			o.owner.Written(done) // also if Abort came during the write: the peer may have read it
-			if drained && first {
-				o.owner.Drained()
-			}
-		case first:
-			o.owner.Failed(err)
-		}
+	case first:
+		o.owner.Failed(err)
 	}
 }
 
@@ -271,16 +305,19 @@ func (o *Outbox) writeAll(p pending) error {
 			break
 		}
 	}
-	if p.tail != nil {
-		if err == nil {
-			err = o.writeChunks(p.tail.b)
-		}
-		if cap(p.tail.b) <= keepBytes {
-			p.tail.b = p.tail.b[:0]
-			pool.Put(p.tail)
-		}
+	if p.tail != nil && err == nil {
+		err = o.writeChunks(p.tail.b)
 	}
+	p.recycle()
 	return err
+}
+
+// recycle gives the buffer back.
+func (p *pending) recycle() {
+	if p.tail != nil && cap(p.tail.b) <= keepBytes {
+		p.tail.b = p.tail.b[:0]
+		pool.Put(p.tail)
+	}
 }
 
 func (o *Outbox) writeChunks(b []byte) error {

@@ -1,0 +1,142 @@
+package outbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+// tcpPair is a connection over loopback, with small buffers.
+func tcpPair(t *testing.T) (here, there *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there = a.(*net.TCPConn), c.(*net.TCPConn)
+	t.Cleanup(func() { here.Close(); there.Close() })
+	if err := errors.Join(here.SetWriteBuffer(64<<10), there.SetReadBuffer(64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	return here, there
+}
+
+// What many outboxes write over sockets arrives whole and in order, whatever fits the kernel's buffers at a time.
+func TestTheCrewWritesEverythingInOrder(t *testing.T) {
+	const boxes, frames = 8, 150
+	var all sync.WaitGroup
+	for i := range boxes {
+		here, there := tcpPair(t)
+		l := &listener{}
+		o := New(here, l, Options{MaxBytes: 4 << 20, WriteTimeout: 20 * time.Second})
+		if o.try == nil {
+			t.Skip("no way to write without waiting on this system")
+		}
+		all.Go(func() {
+			var w Batch
+			total := 0
+			for n := range frames {
+				frame := fmt.Sprintf("%d:%d;%s", i, n, bytes.Repeat([]byte("x"), n%7*3000))
+				if !put(o, &w, frame) {
+					t.Errorf("frame %d was refused", n)
+				}
+				if total += len(frame); n%5 == 0 {
+					w.Flush()
+				}
+			}
+			w.Flush()
+			o.Close()
+			if got := l.written.Load(); got != uint64(total) || l.failed.Load() != 0 {
+				t.Errorf("outbox %d: %d of %d bytes reported, failed %d", i, got, total, l.failed.Load())
+			}
+			here.Close()
+		})
+		all.Go(func() {
+			got, err := io.ReadAll(there)
+			if err != nil {
+				t.Error(err)
+			}
+			for n := range frames {
+				frame := fmt.Sprintf("%d:%d;%s", i, n, bytes.Repeat([]byte("x"), n%7*3000))
+				rest, ok := bytes.CutPrefix(got, []byte(frame))
+				if !ok {
+					t.Errorf("outbox %d: frame %d is not what was appended", i, n)
+					return
+				}
+				got = rest
+			}
+			if len(got) > 0 {
+				t.Errorf("outbox %d: %d bytes too many", i, len(got))
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Peers that take nothing keep nobody from writing to others, and are given up.
+func TestStuckPeersDoNotHoldUpTheCrew(t *testing.T) {
+	var stuck []*listener
+	for range 4 * crewSize {
+		here, _ := tcpPair(t)
+		l := &listener{}
+		o := New(here, l, Options{MaxBytes: 64 << 20, Reserve: 100, WriteTimeout: time.Second})
+		for range 200 { // more than the kernel takes
+			put(o, nil, string(make([]byte, 60<<10)))
+		}
+		stuck = append(stuck, l)
+		defer o.Wait()
+	}
+	here, there := tcpPair(t)
+	o := New(here, &listener{}, wide)
+	for range 100 {
+		put(o, nil, "ping")
+		if err := there.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(there, make([]byte, 4)); err != nil {
+			t.Fatalf("an honest peer waits behind stuck ones: %v", err)
+		}
+	}
+	o.Close()
+	for deadline := time.Now().Add(20 * time.Second); len(stuck) > 0; time.Sleep(time.Millisecond) {
+		switch l := stuck[0]; {
+		case l.failed.Load() == 1 && errors.Is(*l.cause.Load(), os.ErrDeadlineExceeded):
+			stuck = stuck[1:]
+		case time.Now().After(deadline):
+			t.Fatalf("%d stuck peers were not given up", len(stuck))
+		}
+	}
+}
+
+func TestTheCrewTellsOfABrokenSocket(t *testing.T) {
+	here, _ := tcpPair(t)
+	here.Close()
+	l := &listener{}
+	o := New(here, l, wide)
+	put(o, nil, "x")
+	o.Wait()
+	for deadline := time.Now().Add(20 * time.Second); l.failed.Load() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody was told")
+		}
+	}
+	if put(o, nil, "y") || l.failed.Load() != 1 || l.written.Load() != 0 {
+		t.Errorf("failed %d times, written %d", l.failed.Load(), l.written.Load())
+	}
+	o.Close()
+}
