@@ -44,7 +44,7 @@ func New(o Options) (*Server, error) {
 
 // Serve accepts from a listener, which it closes, until ctx or the server ends; then it returns nil, and connections go on
 // until Drain. It returns an error when the listener fails for good. What may pass, such as a lack of file descriptors, is
-// counted, logged and tried again with growing pauses.
+// counted, logged and tried again with growing pauses [MQTT-4.2.0-1].
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if !s.track(l) {
 		return errors.Join(net.ErrClosed, l.Close())

@@ -673,3 +673,67 @@ func TestClusterBrowseBindAndExclusive(t *testing.T) {
 		t.Errorf("an exclusive consumer's queue gave %v to another", got)
 	}
 }
+
+// TestClusterSharedGroupWaitsForDurableMembers: a group with a durable member has one mailbox for all nodes, and in a live one
+// what a member leaves behind goes to a member on another node.
+func TestClusterSharedGroupWaitsForDurableMembers(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	f := mqttFilter(t, "s/+")
+	member := func(s *Session) (*inbox, *Subscription) {
+		in := &inbox{}
+		sub, err := s.SubscribeShared("g", SubscribeOptions{Filter: f, Receiver: in, Credit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub.Start(nil)
+		return in, sub
+	}
+	p := c.edges[1].session()
+	b, subB := member(c.edges[1].session())
+	a, _ := member(c.edges[0].session())
+	for i := range 4 {
+		mustPublish(t, p, "/topic/s/1", fmt.Sprint(i))
+	}
+	eventually(t, func() error {
+		if len(a.bodies()) != 2 || len(b.bodies()) != 2 {
+			return fmt.Errorf("%v and %v", a.bodies(), b.bodies())
+		}
+		return nil
+	})
+	b.mu.Lock()
+	left := b.live
+	b.mu.Unlock()
+	subB.CloseAndReturn(left, nil)
+	eventually(t, func() error {
+		if len(a.bodies()) != 4 {
+			return fmt.Errorf("%v", a.bodies())
+		}
+		return nil
+	})
+
+	s, err := c.edges[1].Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: func(error) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, _ := claim(t, s, ClaimOptions{Expiry: time.Hour})
+	if err := x.BindShared(context.Background(), "g", f); err != nil {
+		t.Fatal(err)
+	}
+	d, subD := member(s)
+	for i := range 4 {
+		mustPublish(t, p, "/topic/s/1", fmt.Sprint("kept ", i))
+	}
+	eventually(t, func() error {
+		if n, m := len(a.got()), len(d.got()); n != 2 || m != 2 {
+			return fmt.Errorf("%d and %d of 4 were given", n, m)
+		}
+		return nil
+	})
+	subD.Close(nil) // unacknowledged: they go to the other node
+	eventually(t, func() error {
+		if n := len(a.got()); n != 4 {
+			return fmt.Errorf("%d of 4 were given", n)
+		}
+		return nil
+	})
+}
