@@ -31,7 +31,8 @@ func TestBrake(t *testing.T) {
 			b.progress += progress
 			c.mu.Unlock()
 		}
-		if !hold() || !hold() {
+		first, second := hold(), hold()
+		if !first || !second {
 			t.Fatal("nobody knows yet that the client is slow")
 		}
 		pass(brakePeriod-1, brakeProgress)

@@ -152,14 +152,6 @@ func (x *shares) keep(key shareKey, box *Mailbox) {
 	}
 }
 
-// kept reports whether a group has a mailbox.
-func (x *shares) kept(key shareKey) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	g := x.members[key]
-	return g != nil && g.box != nil
-}
-
 // busy reports whether a group has members that are connected.
 func (x *shares) busy(key shareKey) bool {
 	x.mu.Lock()
