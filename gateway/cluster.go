@@ -190,12 +190,12 @@ func (m *member) Lead(ctx context.Context, t *jetstream.Term) error {
 	}
 	defer carrier.Close()
 	o := m.options
-	o.Store, o.Carrier = store, carrier
+	o.Store, o.Carrier, o.Gather = store, carrier, true
 	core, err := router.New(ctx, o)
 	if err != nil {
 		return fmt.Errorf("load what is stored: %w", err)
 	}
-	_, err = core.Lead(router.LeaderOptions{Transport: m.transport, Address: t.Address, Valid: t.Valid,
+	leader, err := core.Lead(router.LeaderOptions{Transport: m.transport, Address: t.Address, Valid: t.Valid, Nodes: t.Nodes,
 		Principal: m.g.auth.Principal, Answer: func(ctx context.Context, q []byte) ([]byte, error) {
 			return admin.Answer(ctx, m.g.adminOptions(core), q)
 		}})
@@ -217,6 +217,7 @@ func (m *member) Lead(ctx context.Context, t *jetstream.Term) error {
 		core.Abandon()
 		return nil
 	}
+	leader.HandOver()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closePatience)
 	defer cancel()
 	if err := core.Close(last); err != nil {

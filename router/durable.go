@@ -16,6 +16,9 @@ import (
 // sessionPrefix begins the names of the inboxes of durable sessions.
 const sessionPrefix = "mqtt:"
 
+// gatherWills is how long a new leader waits for the edges to say that a client is still there before it publishes its will.
+const gatherWills = leaderPatience + 2*time.Second
+
 // NeverExpires is the expiry of a session that is kept until it is ended.
 const NeverExpires = time.Duration(math.MaxInt64)
 
@@ -82,6 +85,9 @@ func (d *durables) load(ctx context.Context) error {
 		return nil
 	}
 	now := time.Now().UnixMilli()
+	if d.router.opt.Gather {
+		now += gatherWills.Milliseconds() // most are connected, and their edges will say so
+	}
 	err := d.values.Values(ctx, ValueSession, func(key string, value []byte) error {
 		x := &DurableSession{router: d.router}
 		if err := json.Unmarshal(value, &x.rec); err != nil {
@@ -520,6 +526,11 @@ func (x *DurableSession) Receive(receiver Receiver, credit int) (*Subscription, 
 	if x.remote != nil {
 		return x.remote.receive(receiver, credit)
 	}
+	return x.receive(receiver, credit, nil)
+}
+
+// receive is Receive for a client that may have messages in hands.
+func (x *DurableSession) receive(receiver Receiver, credit int, inHands []uint64) (*Subscription, error) {
 	x.boxMu.Lock()
 	box := x.box
 	x.boxMu.Unlock()
@@ -527,7 +538,7 @@ func (x *DurableSession) Receive(receiver Receiver, credit int) (*Subscription, 
 		return nil, nil
 	}
 	s := x.owner
-	sub := &Subscription{session: s, receiver: receiver, box: box, credit: max(credit, 1)}
+	sub := &Subscription{session: s, receiver: receiver, box: box, credit: max(credit, 1), inHands: inHands}
 	if err := box.attach(sub); err != nil {
 		return nil, err
 	}

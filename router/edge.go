@@ -30,7 +30,7 @@ const (
 	maxHeldBytes = 256 << 20
 )
 
-// ErrMoved is the cause that Kick gets when the leader, and with it what it kept for the session, changed.
+// ErrMoved is the cause that Kick gets when the leader changed, and the next one does not have what was kept for the session.
 var ErrMoved = errors.New("the node that kept this session's state was lost; connect again")
 
 // edge is the part of an edge router that speaks with the leader.
@@ -73,6 +73,7 @@ type call struct {
 type reply struct {
 	body envelopeReader
 	err  error
+	lost bool // nobody answered
 }
 
 func newEdge(r *Router, o *EdgeOptions) *edge {
@@ -181,11 +182,14 @@ func (e *edge) connect() {
 	e.link, e.linkedMs = l, time.Now().UnixMilli()
 	e.echoedMs.Store(time.Now().UnixMilli())
 	l.end(appendJSON(l.begin(opHello), helloFrame{Address: e.address, Node: e.node, Boot: e.router.boot}))
+	waiting := slices.Sorted(maps.Keys(e.calls))
 	for _, rs := range e.sessions {
 		e.open(rs)
+		e.reattach(rs)
 	}
+	l.end(l.begin(opAttached))
 	parted := map[*remoteSession]bool{} // whose clients went while there was no leader
-	for _, id := range slices.Sorted(maps.Keys(e.calls)) {
+	for _, id := range waiting {
 		c := e.calls[id]
 		e.open(c.session)
 		e.send(c)
@@ -198,8 +202,8 @@ func (e *edge) connect() {
 	}
 }
 
-// disconnect ends the link; with the lock held. Sessions that the leader kept something for are ended, and what may not be
-// asked twice is answered.
+// disconnect ends the link; with the lock held. What may not be asked twice is answered; what the leader kept for the
+// sessions is asked of the next one.
 func (e *edge) disconnect(cause error) {
 	if e.link == nil {
 		return
@@ -215,26 +219,17 @@ func (e *edge) disconnect(cause error) {
 			lost = append(lost, c)
 		}
 	}
-	var moved []*Session
 	for _, rs := range e.sessions {
 		rs.opened = false
-		if rs.kept {
-			moved = append(moved, rs.session)
-		}
 	}
-	e.router.goFunc(func(context.Context) {
-		for _, s := range moved {
-			s.kick(ErrMoved)
-		}
-		e.fail(lost, cause)
-	})
+	e.router.goFunc(func(context.Context) { e.fail(lost, cause) })
 }
 
 // fail answers calls that nobody will.
 func (e *edge) fail(calls []*call, cause error) {
 	var w outbox.Batch
 	for _, c := range calls {
-		c.done(reply{err: errNoLeader(cause)}, &w)
+		c.done(reply{err: errNoLeader(cause), lost: true}, &w)
 	}
 	w.Flush()
 }
@@ -346,14 +341,9 @@ func (e *edge) enter(rs *remoteSession, payload []byte, again bool, done func(re
 	return c, nil
 }
 
-// do sends a call and waits for the answer. Keeps: the leader keeps something for the session from now on.
-func (e *edge) do(ctx context.Context, rs *remoteSession, payload []byte, keeps bool) (envelopeReader, error) {
+// do sends a call and waits for the answer.
+func (e *edge) do(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
 	answers := make(chan reply, 1)
-	if keeps {
-		e.mu.Lock()
-		rs.kept = true
-		e.mu.Unlock()
-	}
 	id, err := e.ask(rs, payload, false, func(r reply, _ *outbox.Batch) { answers <- r })
 	if err != nil {
 		return envelopeReader{}, err
@@ -436,7 +426,7 @@ func (e *edge) frame(l *link, o op, r envelopeReader) {
 	case opReply:
 		e.replied(r)
 	case opEvent:
-		e.event(r)
+		e.event(l.id, r)
 	case opBeat:
 		e.echoedMs.Store(int64(r.uvarint()))
 		e.revision.Store(r.uvarint())

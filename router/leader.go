@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,9 @@ type LeaderOptions struct {
 	Valid func() bool
 	// Principal returns who a user is, as a login would: the edge has checked the password.
 	Principal func(user, clientID string) (*Principal, error)
+	// Nodes returns how many nodes are there now, this one included: so many edges are waited for before mailboxes give what
+	// may be in their clients' hands. It must not block.
+	Nodes func() int
 	// Answer answers the questions of Router.Ask; it may block.
 	Answer func(ctx context.Context, question []byte) ([]byte, error)
 }
@@ -31,6 +35,8 @@ type Leader struct {
 	opt    LeaderOptions
 	log    *slog.Logger
 	stop   func() // listening
+
+	handing sync.Once
 
 	mu       sync.Mutex
 	links    map[uint64]*leaderLink
@@ -47,6 +53,8 @@ type leaderLink struct {
 	node   string
 	boot   uint64
 	late   *lateWork
+	busy   atomic.Int64 // requests that are not done
+	asked  atomic.Bool  // for all that the edge had of another leader
 
 	// Under the leader's lock.
 	seen     uint64        // revision of the filters that the edge has
@@ -80,16 +88,14 @@ func (r *Router) Lead(o LeaderOptions) (*Leader, error) {
 
 // watch answers signs of life and ends the links that give none, until the router stops; then all of them end.
 func (d *Leader) watch(ctx context.Context) {
+	d.gather(ctx)
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			d.stop()
-			for _, l := range d.allLinks() {
-				l.close(errLinkEnded)
-			}
+			d.HandOver()
 			return
 		}
 		for _, l := range d.allLinks() {
@@ -102,6 +108,59 @@ func (d *Leader) watch(ctx context.Context) {
 			}
 		}
 	}
+}
+
+const (
+	// gatherFor bounds how long a new leader waits for the edges, and gatherLook is how often it looks.
+	gatherFor  = 2 * time.Second
+	gatherLook = 20 * time.Millisecond
+)
+
+// gather lets the mailboxes give once the edges have asked for what they had of another leader.
+func (d *Leader) gather(ctx context.Context) {
+	defer d.router.gathered()
+	if !d.router.gathering.Load() {
+		return
+	}
+	deadline := time.Now().Add(gatherFor)
+	for time.Now().Before(deadline) && !d.complete() {
+		select {
+		case <-time.After(gatherLook):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// complete reports whether all nodes are there, and nothing that they asked for is left to do.
+func (d *Leader) complete() bool {
+	links := d.allLinks()
+	for _, l := range links {
+		if !l.asked.Load() || l.busy.Load() > 0 {
+			return false
+		}
+	}
+	return len(links) >= d.opt.Nodes()
+}
+
+// HandOver ends all links, and leaves what the edges' sessions had to another leader. Nothing is heard afterwards.
+func (d *Leader) HandOver() {
+	d.handing.Do(func() {
+		d.stop()
+		for _, l := range d.allLinks() {
+			d.mu.Lock()
+			delete(d.links, l.id)
+			shadows := l.shadows
+			l.shadows = map[uint64]*shadow{}
+			d.mu.Unlock()
+			for _, x := range shadows {
+				x.abandon()
+			}
+			l.end(l.begin(opBye))
+			l.write(context.Background())
+			l.close(errLinkEnded)
+		}
+	})
 }
 
 func (d *Leader) allLinks() []*leaderLink {
@@ -215,6 +274,8 @@ func (l *leaderLink) frame(o op, body []byte) {
 		l.leader.told(l, r)
 	case opBye:
 		l.leader.drop(l, errLinkEnded)
+	case opAttached:
+		l.asked.Store(true)
 	}
 }
 
@@ -260,7 +321,12 @@ func (l *leaderLink) dispatch(number uint64, r envelopeReader) {
 		}
 		return
 	}
-	if x.enqueue(request{number, m, r}) {
+	l.busy.Add(1)
+	start, taken := x.enqueue(request{number: number, method: m, body: r})
+	if !taken {
+		l.busy.Add(-1)
+	}
+	if start {
 		l.late.add(x.run)
 	}
 }

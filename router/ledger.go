@@ -65,6 +65,7 @@ type Delivery struct {
 	sub    *Subscription       // who holds it
 	remote *remoteSubscription // on an edge: the leader has the rest
 	over   uint32              // and it was told how this ended
+	link   uint64              // by which it came
 	state  state
 	marked bool // delivered before, or it may have been
 	ahead  bool // disposed of without having been loaded

@@ -83,6 +83,7 @@ func (b *Mailbox) loaded(from, last uint64, entries []Entry, w *outbox.Batch) {
 	if len(entries) == 0 {
 		if last == b.ledger.last {
 			b.loadedAll() // nothing is stored from here on
+			b.passAdoptions()
 		}
 		return
 	}
@@ -94,13 +95,17 @@ func (b *Mailbox) loaded(from, last uint64, entries []Entry, w *outbox.Batch) {
 			b.dispatch(w)
 			return
 		}
-		if b.ledger.load(e.Seq, messages[i]) && messages[i].ExpiresUnixMs == damagedMark {
+		if !b.ledger.load(e.Seq, messages[i]) || b.adopt(b.ledger.tail) {
+			continue
+		}
+		if messages[i].ExpiresUnixMs == damagedMark {
 			d := b.ledger.tail
 			d.box = b
 			b.ledger.withdraw(d)
 			b.dispose(d, ReasonDamaged, "", w)
 		}
 	}
+	b.passAdoptions()
 	if b.ledger.live() {
 		b.loadedAll()
 	}

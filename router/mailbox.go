@@ -47,10 +47,11 @@ type Mailbox struct {
 	inflight  int    // bytes of those
 	bytes     uint64 // unsettled, about
 	subs      []*Subscription
-	selective int                 // consumers with a selector
-	sole      *Subscription       // the exclusive consumer, which alone gets messages
-	groups    *groups             // nil: no message had a group
-	hungry    fifo[*Subscription] // those with credit, next one first
+	adopting  map[uint64]*adoption // who has in hands what is not loaded yet
+	selective int                  // consumers with a selector
+	sole      *Subscription        // the exclusive consumer, which alone gets messages
+	groups    *groups              // nil: no message had a group
+	hungry    fifo[*Subscription]  // those with credit, next one first
 	reading   bool
 	closed    bool
 	vacated   bool // about to be removed: takes no consumers
@@ -230,6 +231,10 @@ func (b *Mailbox) appendAll(ms []*Message, done Done) error {
 
 // dispatch hands ready messages to consumers with credit; with the lock held.
 func (b *Mailbox) dispatch(w *outbox.Batch) {
+	if b.router.gathering.Load() {
+		b.refill()
+		return
+	}
 	b.rouse()
 	for b.hungry.n > 0 {
 		d := b.ledger.peek()
@@ -501,6 +506,8 @@ func (b *Mailbox) attach(s *Subscription) error {
 	if s.exclusive && b.sole == nil {
 		b.elect()
 	}
+	b.claimHeld(s, s.inHands)
+	s.inHands = nil
 	return nil
 }
 

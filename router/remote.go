@@ -18,11 +18,12 @@ type remoteSession struct {
 	edge    *edge
 	session *Session
 	opened  bool // the present leader knows it
-	kept    bool // the leader keeps something for it, which ends with the leader
 	closed  bool
 	subs    map[uint64]*remoteSubscription
 	follows map[uint64]*remoteFollowing
 	lastID  uint64
+	claimed *claimCall // of its durable session, or its will
+	temps   []string   // temporary queues
 }
 
 // remoteTimeout bounds what a session asks of the leader where its caller sets no time.
@@ -37,7 +38,7 @@ func (rs *remoteSession) claimClient() error {
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
 	// What a call needs is opened before it: the answer tells how that ended.
-	_, err := rs.edge.do(ctx, rs, []byte{byte(methodOpen)}, false)
+	_, err := rs.edge.do(ctx, rs, []byte{byte(methodOpen)})
 	return err
 }
 
@@ -69,34 +70,55 @@ type remoteSubscription struct {
 	id      uint64
 	sub     *Subscription
 	durable string
+	method  method // that opened it
+	call    subscribeCall
+	opened  bool // the leader said yes; under the edge's lock
+	started bool // as is this
 
 	mu      sync.Mutex
 	waiting []*Delivery // given by the leader, not yet taken by the receiver; the credit bounds it
+	held    []*Delivery // taken by it, in order; some may be over
 	ready   bool        // the receiver may be given something
 	closed  bool
 }
 
 // subscribe opens a subscription at the leader.
 func (rs *remoteSession) subscribe(ctx context.Context, sub *Subscription, o SubscribeOptions) error {
-	x := rs.addSubscription(sub, o.Durable)
-	_, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodSubscribe)}, subscribeCall{
-		ID: x.id, Filter: wireOf(o.Filter), Credit: sub.credit, NoLocal: o.NoLocal, Selector: selectorText(o.Selector), Durable: o.Durable, Group: sub.group, Alone: sub.exclusive,
-	}), true)
-	if err != nil {
-		x.forget()
-	}
-	return err
+	x := rs.addSubscription(sub, methodSubscribe, subscribeCall{Filter: wireOf(o.Filter), Credit: sub.credit, NoLocal: o.NoLocal,
+		Selector: selectorText(o.Selector), Durable: o.Durable, Group: sub.group, Alone: sub.exclusive})
+	_, err := rs.edge.do(ctx, rs, x.request(nil))
+	return x.answered(err)
 }
 
-func (rs *remoteSession) addSubscription(sub *Subscription, durable string) *remoteSubscription {
+func (rs *remoteSession) addSubscription(sub *Subscription, m method, c subscribeCall) *remoteSubscription {
 	e := rs.edge
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	rs.lastID++
-	x := &remoteSubscription{rs: rs, id: rs.lastID, sub: sub, durable: durable}
+	c.ID = rs.lastID
+	x := &remoteSubscription{rs: rs, id: rs.lastID, sub: sub, durable: c.Durable, method: m, call: c}
 	rs.subs[x.id] = x
 	sub.remote = x
 	return x
+}
+
+// request is what opens the subscription.
+func (x *remoteSubscription) request(held []uint64) []byte {
+	c := x.call
+	c.Held = held
+	return appendJSON([]byte{byte(x.method)}, c)
+}
+
+// answered notes whether the leader opened the subscription.
+func (x *remoteSubscription) answered(err error) error {
+	if err != nil {
+		x.forget()
+		return err
+	}
+	x.rs.edge.mu.Lock()
+	x.opened = true
+	x.rs.edge.mu.Unlock()
+	return nil
 }
 
 func (x *remoteSubscription) forget() {
@@ -108,6 +130,9 @@ func (x *remoteSubscription) forget() {
 
 func (x *remoteSubscription) start(w *outbox.Batch) {
 	x.resume(w)
+	x.rs.edge.mu.Lock()
+	x.started = true
+	x.rs.edge.mu.Unlock()
 	x.rs.edge.note(x.rs, methodStart, func(b []byte) []byte { return binary.AppendUvarint(b, x.id) })
 }
 
@@ -121,9 +146,29 @@ func (x *remoteSubscription) resume(w *outbox.Batch) {
 			x.ready = false
 			return
 		}
+		x.keep(x.waiting[0])
 		x.waiting[0] = nil
 		x.waiting = x.waiting[1:]
 	}
+}
+
+// keep notes what the client has in hands; with the lock held.
+func (x *remoteSubscription) keep(d *Delivery) {
+	if len(x.held) > 2*x.sub.credit+64 {
+		x.held = slices.DeleteFunc(x.held, (*Delivery).isOver)
+	}
+	x.held = append(x.held, d)
+}
+
+func (d *Delivery) isOver() bool { return atomic.LoadUint32(&d.over) != 0 }
+
+// overUpTo notes that all that was given before d is over too; with the lock held.
+func (x *remoteSubscription) overUpTo(d *Delivery) {
+	i := slices.Index(x.held, d)
+	for _, before := range x.held[:max(i, 0)] {
+		atomic.StoreUint32(&before.over, 1)
+	}
+	x.held = slices.Delete(x.held, 0, i+1)
 }
 
 // deliver takes what the leader gives.
@@ -136,6 +181,7 @@ func (x *remoteSubscription) deliver(d *Delivery, w *outbox.Batch) {
 		x.ready = false
 		x.waiting = append(x.waiting, d)
 	default:
+		x.keep(d)
 		x.rs.edge.router.Stats.Delivered.Add(1)
 	}
 }
@@ -155,6 +201,9 @@ func (x *remoteSubscription) giveBack(ms []*Message) {
 }
 
 func (x *remoteSubscription) setCredit(n int) {
+	x.rs.edge.mu.Lock()
+	x.call.Credit = max(n, 1)
+	x.rs.edge.mu.Unlock()
 	x.rs.edge.note(x.rs, methodCredit, func(b []byte) []byte {
 		return binary.AppendUvarint(binary.AppendUvarint(b, x.id), uint64(max(n, 1)))
 	})
@@ -181,6 +230,11 @@ func (x *remoteSubscription) settle(d *Delivery, how settlement, delay time.Dura
 	if !atomic.CompareAndSwapUint32(&d.over, 0, 1) {
 		return errNotHeld()
 	}
+	if how == settleAckUpTo {
+		x.mu.Lock()
+		x.overUpTo(d)
+		x.mu.Unlock()
+	}
 	body := func(b []byte) []byte {
 		b = binary.AppendUvarint(b, x.id)
 		b = binary.AppendUvarint(b, d.Seq)
@@ -192,7 +246,21 @@ func (x *remoteSubscription) settle(d *Delivery, how settlement, delay time.Dura
 		x.rs.edge.note(x.rs, methodSettle, body)
 		return nil
 	}
-	_, err := x.rs.edge.ask(x.rs, body([]byte{byte(methodSettle)}), false, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) })
+	_, err := x.rs.edge.ask(x.rs, body([]byte{byte(methodSettle)}), true, func(r reply, w *outbox.Batch) { done(Stored{}, x.stale(d, r.err), w) })
+	return err
+}
+
+// stale takes it for no error that a message, which came from another leader, is not held any more: it was given to another
+// client, as it would be after any loss of a consumer.
+func (x *remoteSubscription) stale(d *Delivery, err error) error {
+	if err == nil || ClassOf(err) != NotFound {
+		return err
+	}
+	x.rs.edge.mu.Lock()
+	defer x.rs.edge.mu.Unlock()
+	if l := x.rs.edge.link; l != nil && l.id != d.link {
+		return nil
+	}
 	return err
 }
 
@@ -201,7 +269,7 @@ func errNotHeld() error {
 }
 
 // event is something that the leader says to a session.
-func (e *edge) event(r envelopeReader) {
+func (e *edge) event(link uint64, r envelopeReader) {
 	n := r.uvarint()
 	kind := event(r.byte())
 	e.mu.Lock()
@@ -212,7 +280,7 @@ func (e *edge) event(r envelopeReader) {
 	}
 	switch kind {
 	case eventStored:
-		rs.stored(r)
+		rs.stored(link, r)
 	case eventLive:
 		rs.live(r)
 	case eventKept, eventMissed:
@@ -235,14 +303,14 @@ func (rs *remoteSession) subscription(id uint64) *remoteSubscription {
 	return rs.subs[id]
 }
 
-func (rs *remoteSession) stored(r envelopeReader) {
+func (rs *remoteSession) stored(link uint64, r envelopeReader) {
 	x := rs.subscription(r.uvarint())
 	d := &Delivery{Seq: r.uvarint(), Count: int(r.uvarint()), marked: r.byte() == 1}
 	m, err := ParseEnvelope(r.rest())
 	if x == nil || err != nil {
 		return
 	}
-	d.Message, d.sub, d.remote = m, x.sub, x
+	d.Message, d.sub, d.remote, d.link = m, x.sub, x, link
 	x.deliver(d, &rs.edge.wakes)
 }
 
@@ -285,7 +353,7 @@ func (e *edge) commit(s *Session, ms []*Message, settle []*Delivery, done Done) 
 
 // unbind ends a durable subscription for good.
 func (rs *remoteSession) unbind(ctx context.Context, durable string, w *outbox.Batch) error {
-	_, err := rs.edge.do(ctx, rs, append([]byte{byte(methodUnbind)}, durable...), false)
+	_, err := rs.edge.do(ctx, rs, append([]byte{byte(methodUnbind)}, durable...))
 	if err != nil {
 		return err
 	}
@@ -305,13 +373,13 @@ func (rs *remoteSession) unbind(ctx context.Context, durable string, w *outbox.B
 
 // flush has done called when what was settled so far is stored.
 func (rs *remoteSession) flush(done Done) {
-	if _, err := rs.edge.ask(rs, []byte{byte(methodFlush)}, false, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) }); err != nil {
+	if _, err := rs.edge.ask(rs, []byte{byte(methodFlush)}, true, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) }); err != nil {
 		answer(done, Stored{}, err)
 	}
 }
 
 func (rs *remoteSession) bindQueue(ctx context.Context, f Filter, queue Address, undo bool) error {
-	_, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodBindQueue)}, bindCall{Filter: wireOf(f), Queue: queue.name, Undo: undo}), false)
+	_, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodBindQueue)}, bindCall{Filter: wireOf(f), Queue: queue.name, Undo: undo}))
 	return err
 }
 
@@ -319,7 +387,7 @@ func (rs *remoteSession) bindQueue(ctx context.Context, f Filter, queue Address,
 func (rs *remoteSession) browse(ctx context.Context, b *Browsing, n int) (out []PeekedMessage, more bool, err error) {
 	r, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodBrowse)}, browseCall{
 		Queue: wireOf(FilterOf(b.queue)), Selector: selectorText(b.selector), Next: b.next, Last: b.last, N: n,
-	}), false)
+	}))
 	if err != nil {
 		return nil, false, err
 	}
@@ -341,9 +409,14 @@ func (rs *remoteSession) browse(ctx context.Context, b *Browsing, n int) (out []
 func (rs *remoteSession) temporaryQueue(name string) (Address, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
-	if _, err := rs.edge.do(ctx, rs, append([]byte{byte(methodTemporary)}, name...), true); err != nil {
+	if _, err := rs.edge.do(ctx, rs, append([]byte{byte(methodTemporary)}, name...)); err != nil {
 		return Address{}, err
 	}
+	rs.edge.mu.Lock()
+	if !slices.Contains(rs.temps, name) {
+		rs.temps = append(rs.temps, name)
+	}
+	rs.edge.mu.Unlock()
 	return temporaryAddress(rs.session, name)
 }
 
@@ -351,7 +424,7 @@ func (rs *remoteSession) temporaryQueue(name string) (Address, error) {
 func (rs *remoteSession) retained(f Filter) ([]*Message, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
-	r, err := rs.edge.do(ctx, rs, appendFilter([]byte{byte(methodRetained)}, f), false)
+	r, err := rs.edge.do(ctx, rs, appendFilter([]byte{byte(methodRetained)}, f))
 	if err != nil {
 		return nil, err
 	}
@@ -368,7 +441,7 @@ func (rs *remoteSession) retained(f Filter) ([]*Message, error) {
 
 // present asks the leader who receives a topic on the other nodes, or by what it keeps.
 func (e *edge) present(ctx context.Context, topic Address) ([]Presence, error) {
-	r, err := e.do(ctx, e.self, appendFilter([]byte{byte(methodPresent)}, FilterOf(topic)), false)
+	r, err := e.do(ctx, e.self, appendFilter([]byte{byte(methodPresent)}, FilterOf(topic)))
 	if err != nil {
 		return nil, err
 	}
@@ -381,7 +454,7 @@ func (e *edge) present(ctx context.Context, topic Address) ([]Presence, error) {
 
 // Ask puts a question that the router does not understand to the leader's LeaderOptions.Answer; of an edge.
 func (r *Router) Ask(ctx context.Context, question []byte) ([]byte, error) {
-	b, err := r.edge.do(ctx, r.edge.self, append([]byte{byte(methodAsk)}, question...), false)
+	b, err := r.edge.do(ctx, r.edge.self, append([]byte{byte(methodAsk)}, question...))
 	return b.b, err
 }
 
@@ -417,8 +490,13 @@ type remoteFollowing struct {
 	id uint64
 	f  *Following
 
+	call   followCall // under the edge's lock, as is opened
+	opened bool
+	epoch  uint64
+
 	mu      sync.Mutex
 	waiting []keptMessage
+	last    uint64 // sequence that came last
 	ready   bool
 	closed  bool
 	taken   int // since the leader was told
@@ -441,7 +519,7 @@ func (rs *remoteSession) follow(ctx context.Context, topic Address, from History
 		c.SinceMs = from.Since.UnixMilli()
 	}
 	var p HistoryPosition
-	r, err := e.do(ctx, rs, appendJSON([]byte{byte(methodFollow)}, c), true)
+	r, err := e.do(ctx, rs, appendJSON([]byte{byte(methodFollow)}, c))
 	if err == nil {
 		err = json.Unmarshal(r.b, &p)
 	}
@@ -449,6 +527,15 @@ func (rs *remoteSession) follow(ctx context.Context, topic Address, from History
 		x.forget()
 		return nil, p, err
 	}
+	e.mu.Lock()
+	x.call, x.epoch, x.opened = c, p.Epoch, true
+	e.mu.Unlock()
+	x.mu.Lock()
+	x.last = max(x.last, p.Last)
+	if from.Last > 0 || !from.Since.IsZero() || from.Epoch != 0 {
+		x.last = 0 // it may come yet; the first message tells
+	}
+	x.mu.Unlock()
 	return f, p, nil
 }
 
@@ -477,20 +564,30 @@ func (rs *remoteSession) history(kind event, r envelopeReader) {
 		return
 	}
 	x.mu.Lock()
+	x.last = seq
 	x.waiting = append(x.waiting, keptMessage{seq: seq, m: m})
-	x.pump(&rs.edge.wakes)
+	n := x.pump(&rs.edge.wakes)
 	x.mu.Unlock()
+	x.tell(n)
 }
 
 func (x *remoteFollowing) resume(w *outbox.Batch) {
 	x.mu.Lock()
-	defer x.mu.Unlock()
 	x.ready = true
-	x.pump(w)
+	n := x.pump(w)
+	x.mu.Unlock()
+	x.tell(n)
 }
 
-// pump gives the receiver what waits, and tells the leader what was taken; with the lock held.
-func (x *remoteFollowing) pump(w *outbox.Batch) {
+// tell has the leader send as many more.
+func (x *remoteFollowing) tell(n int) {
+	if n > 0 {
+		x.rs.edge.note(x.rs, methodTaken, func(b []byte) []byte { return binary.AppendUvarint(binary.AppendUvarint(b, x.id), uint64(n)) })
+	}
+}
+
+// pump gives the receiver what waits, and returns how much taken the leader is to be told; with the lock held.
+func (x *remoteFollowing) pump(w *outbox.Batch) (taken int) {
 	for x.ready && !x.closed && len(x.waiting) > 0 {
 		if !x.f.receiver.Kept(x.waiting[0].m, x.waiting[0].seq, w) {
 			x.ready = false
@@ -501,10 +598,9 @@ func (x *remoteFollowing) pump(w *outbox.Batch) {
 		x.taken++
 	}
 	if x.taken >= followWindow/4 || x.taken > 0 && len(x.waiting) == 0 {
-		n := uint64(x.taken)
-		x.taken = 0
-		x.rs.edge.note(x.rs, methodTaken, func(b []byte) []byte { return binary.AppendUvarint(binary.AppendUvarint(b, x.id), n) })
+		taken, x.taken = x.taken, 0
 	}
+	return taken
 }
 
 func (x *remoteFollowing) close() {
@@ -520,13 +616,20 @@ type remoteDurable struct{ rs *remoteSession }
 
 // claim has the leader make the session the owner of its client's durable one.
 func (rs *remoteSession) claim(ctx context.Context, o ClaimOptions) (*DurableSession, bool, error) {
-	r, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodClaim)}, claimCall{Clean: o.Clean, Expiry: o.Expiry, Will: o.Will.call()}), o.Expiry > 0 || o.Will != nil || !o.Clean)
+	call := claimCall{Clean: o.Clean, Expiry: o.Expiry, Will: o.Will.call()}
+	r, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodClaim)}, call))
 	if err != nil {
 		return nil, false, err
 	}
 	var c claimReply
 	if err := json.Unmarshal(r.b, &c); err != nil {
 		return nil, false, &Error{Op: "connect", Class: Internal, Text: "internal error", Err: err}
+	}
+	if c.Exists || o.Will != nil {
+		call.Clean, call.Again = false, c.Exists // of the next leader only what this one kept is asked
+		rs.edge.mu.Lock()
+		rs.claimed = &call
+		rs.edge.mu.Unlock()
 	}
 	if !c.Exists {
 		return nil, false, nil
@@ -536,7 +639,7 @@ func (rs *remoteSession) claim(ctx context.Context, o ClaimOptions) (*DurableSes
 
 func (d *remoteDurable) save(state []byte, done Done) {
 	payload := append([]byte{byte(methodSave)}, state...)
-	if _, err := d.rs.edge.ask(d.rs, payload, false, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) }); err != nil {
+	if _, err := d.rs.edge.ask(d.rs, payload, true, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) }); err != nil {
 		answer(done, Stored{}, err)
 	}
 }
@@ -548,21 +651,23 @@ func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
 }
 
 func (d *remoteDurable) bind(ctx context.Context, m method, c bindCall) error {
-	_, err := d.rs.edge.do(ctx, d.rs, appendJSON([]byte{byte(m)}, c), true)
+	_, err := d.rs.edge.do(ctx, d.rs, appendJSON([]byte{byte(m)}, c))
 	return err
 }
 
 func (d *remoteDurable) receive(receiver Receiver, credit int) (*Subscription, error) {
 	s := d.rs.session
 	sub := &Subscription{session: s, receiver: receiver, credit: max(credit, 1)}
-	x := d.rs.addSubscription(sub, "")
+	x := d.rs.addSubscription(sub, methodReceive, subscribeCall{Credit: sub.credit})
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
-	b := binary.AppendUvarint([]byte{byte(methodReceive)}, x.id)
-	r, err := d.rs.edge.do(ctx, d.rs, binary.AppendUvarint(b, uint64(sub.credit)), true)
-	if err != nil || r.byte() == 0 { // there is no inbox yet
-		x.forget()
+	r, err := d.rs.edge.do(ctx, d.rs, x.request(nil))
+	if err := x.answered(err); err != nil {
 		return nil, err
+	}
+	if r.byte() == 0 { // there is no inbox yet
+		x.forget()
+		return nil, nil
 	}
 	if !s.remember(sub) {
 		x.close()

@@ -36,6 +36,8 @@ type Options struct {
 	History func(topic Address) (messages int, age time.Duration)
 	// MaxQueues bounds how many queues may exist, temporary ones included; 0: no limit.
 	MaxQueues int
+	// Gather has the mailboxes give nothing until the edges have told the leader what their clients hold.
+	Gather bool
 	// Edge, if set, makes the router an edge of a cluster: it needs no Store.
 	Edge *EdgeOptions
 	// MaxTransactionMessages and MaxTransactionBytes bound a transaction.
@@ -73,6 +75,7 @@ type Router struct {
 	systemCount atomic.Uint64          // of system messages
 	edge        *edge                  // of an edge router
 	leader      atomic.Pointer[Leader] // of a router that leads a cluster
+	gathering   atomic.Bool            // and whose mailboxes give nothing yet
 
 	bindMu   sync.Mutex
 	bindings map[string]*Binding
@@ -106,6 +109,7 @@ func New(ctx context.Context, o Options) (*Router, error) {
 		return nil, fmt.Errorf("make a boot id: %w", err)
 	}
 	r.boot = binary.LittleEndian.Uint64(b[:])
+	r.gathering.Store(o.Gather)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if o.Edge != nil {
 		return r, r.startEdge(o.Edge)

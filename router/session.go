@@ -201,7 +201,7 @@ func (s *Session) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscript
 		return nil, err
 	}
 	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, noLocal: o.NoLocal, selector: o.Selector, credit: max(o.Credit, 1),
-		exclusive: o.Exclusive && o.Filter.kind == KindQueue}
+		exclusive: o.Exclusive && o.Filter.kind == KindQueue, inHands: o.inHands}
 	var err error
 	switch {
 	case s.remote != nil && (o.Filter.kind == KindQueue || o.Durable != ""):

@@ -22,6 +22,7 @@ type shadow struct {
 	requests []request
 	running  bool
 	closed   bool // the link was lost: nothing more is done
+	left     bool // to another leader
 
 	// The rest is run's, but for held.
 	session *Session
@@ -37,22 +38,30 @@ type request struct {
 	number uint64
 	method method
 	body   envelopeReader
+	again  bool // it has waited for the message that it settles
 }
 
 // shadowPatience bounds what waits for others on behalf of an edge's client.
 const shadowPatience = 10 * time.Second
 
-// enqueue reports whether run must be started.
-func (x *shadow) enqueue(r request) bool {
+// enqueue reports whether run must be started, and whether the request will be done.
+func (x *shadow) enqueue(r request) (start, taken bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.closed {
-		return false
+		return false, false
 	}
 	x.requests = append(x.requests, r)
-	start := !x.running
+	start = !x.running
 	x.running = true
-	return start
+	return start, true
+}
+
+// abandon has nothing more done: another leader takes the session over.
+func (x *shadow) abandon() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.closed, x.left = true, true
 }
 
 func (x *shadow) run(ctx context.Context) {
@@ -63,7 +72,7 @@ func (x *shadow) run(ctx context.Context) {
 		x.requests = nil
 		if len(todo) == 0 || x.closed {
 			x.running = false
-			closed := x.closed
+			closed := x.closed && !x.left
 			x.mu.Unlock()
 			if closed {
 				x.end(ctx)
@@ -75,6 +84,7 @@ func (x *shadow) run(ctx context.Context) {
 			x.handle(ctx, r, &w)
 		}
 		w.Flush()
+		x.link.busy.Add(-int64(len(todo)))
 	}
 }
 
@@ -389,7 +399,7 @@ func (x *shadow) subscribe(ctx context.Context, r envelopeReader) error {
 		return err
 	}
 	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]given{}}
-	o := SubscribeOptions{Filter: c.Filter.filter(), Receiver: s, Credit: c.Credit, NoLocal: c.NoLocal, Selector: sel, Durable: c.Durable, Exclusive: c.Alone}
+	o := SubscribeOptions{Filter: c.Filter.filter(), Receiver: s, Credit: c.Credit, NoLocal: c.NoLocal, Selector: sel, Durable: c.Durable, Exclusive: c.Alone, inHands: c.Held}
 	if c.Group != "" {
 		if s.sub, err = x.session.SubscribeShared(c.Group, o); err == nil {
 			s.sub.Start(nil) // or what is confirmed before the edge says so would be missed
@@ -510,7 +520,7 @@ func (x *shadow) settle(q request, w *outbox.Batch) {
 		d = s.take(seq)
 	}
 	if d == nil {
-		x.link.refuse(q.number, errNotHeld())
+		x.settleLater(q, s, seq)
 		return
 	}
 	var done Done
@@ -534,6 +544,31 @@ func (x *shadow) settle(q request, w *outbox.Batch) {
 	}
 	if err != nil {
 		x.link.refuse(q.number, err)
+	}
+}
+
+// settleLater waits for a message that the client has from another leader, and that is not loaded yet.
+func (x *shadow) settleLater(q request, s *shadowSubscription, seq uint64) {
+	if q.again { // it was settled before
+		x.link.reply(q.number, nil)
+		return
+	}
+	q.again = true
+	if s != nil && s.sub.box != nil && s.sub.box.whenAdopted(seq, func() { x.push(q) }) {
+		return
+	}
+	x.link.refuse(q.number, errNotHeld())
+}
+
+// push has a request done.
+func (x *shadow) push(q request) {
+	x.link.busy.Add(1)
+	start, taken := x.enqueue(q)
+	if !taken {
+		x.link.busy.Add(-1)
+	}
+	if start {
+		x.link.run(x.run)
 	}
 }
 
@@ -577,6 +612,9 @@ func (x *shadow) claim(ctx context.Context, r envelopeReader) ([]byte, error) {
 		return nil, err
 	}
 	d, present, err := x.session.Claim(ctx, ClaimOptions{Clean: c.Clean, Expiry: c.Expiry, Will: will})
+	if err == nil && c.Again && !present {
+		err = &Error{Op: "connect", Class: NotFound, Text: "the session is not known to this leader"}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -593,9 +631,13 @@ func (x *shadow) receive(r envelopeReader) ([]byte, error) {
 	if x.durable == nil {
 		return nil, errNoSession
 	}
-	s := &shadowSubscription{shadow: x, id: r.uvarint(), held: map[uint64]given{}}
+	var c subscribeCall
+	if json.Unmarshal(r.b, &c) != nil {
+		return nil, errFrame
+	}
+	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]given{}}
 	var err error
-	if s.sub, err = x.durable.Receive(s, int(r.uvarint())); err != nil || s.sub == nil {
+	if s.sub, err = x.durable.receive(s, c.Credit, c.Held); err != nil || s.sub == nil {
 		return []byte{0}, err
 	}
 	x.subs[s.id] = s

@@ -33,12 +33,14 @@ type Subscription struct {
 	noLocal   bool
 	started   bool // of a live one, under the session's lock
 	selector  *selector.Selector
-	exclusive bool // asks for the mailbox alone
-	operator  bool // takes what it finds, whoever it is for
+	exclusive bool     // asks for the mailbox alone
+	operator  bool     // takes what it finds, whoever it is for
+	inHands   []uint64 // what the client holds since before this node led
 
 	// The rest is the mailbox's, under its lock.
 	credit   int
 	held     heldList
+	adopting int  // in its client's hands, and not loaded yet
 	queued   bool // waits in the mailbox's line of consumers
 	paused   bool
 	detached bool
@@ -57,6 +59,8 @@ type SubscribeOptions struct {
 	// Selector, if set, is a condition on the headers: other messages are left out.
 	// In a queue they stay for others.
 	Selector *selector.Selector
+	// inHands are messages that the client has had since before this node led.
+	inHands []uint64
 	// Exclusive asks for a queue alone: other consumers get nothing of it while this
 	// one lives. Of several that ask the first has it.
 	Exclusive bool
@@ -68,7 +72,7 @@ type SubscribeOptions struct {
 // wants reports whether s can take one more; with the mailbox's lock held.
 func (s *Subscription) wants() bool {
 	alone := s.box.sole == nil || s.box.sole == s || s.operator
-	return alone && !s.paused && !s.detached && s.held.n < s.credit
+	return alone && !s.paused && !s.detached && s.held.n+s.adopting < s.credit
 }
 
 // Start lets deliveries begin. Between Subscribe and Start a front-end confirms

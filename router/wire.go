@@ -14,13 +14,14 @@ type op byte
 
 const (
 	// From an edge. A call has a number, the session's number and a method; a note has no number and no answer.
-	opHello op = iota + 1 // helloFrame
-	opBeat                // time of sending (ms), presence revision; the leader sends it back with its own revision
-	opCall                // call, session, method, ...
-	opNote                // session, method, ...
-	opSeen                // revision of the filters
-	opTold                // number of an ask, JSON
-	opBye                 // this end ends the link
+	opHello    op = iota + 1 // helloFrame
+	opBeat                   // time of sending (ms), presence revision; the leader sends it back with its own revision
+	opCall                   // call, session, method, ...
+	opNote                   // session, method, ...
+	opSeen                   // revision of the filters
+	opTold                   // number of an ask, JSON
+	opBye                    // this end ends the link
+	opAttached               // all that the edge had of another leader it has asked of this one
 
 	// From the leader.
 	opReply   // call, class or replyOK, ...
@@ -52,7 +53,7 @@ const (
 	methodLeave     // leaveCall
 	methodBind      // bindCall
 	methodRelease   // bindCall: undo methodBind
-	methodReceive   // subscription, credit
+	methodReceive   // subscribeCall
 	methodRetained  // filter
 	methodFollow    // followCall
 	methodTaken     // follow, how many were taken
@@ -107,11 +108,12 @@ type subscribeCall struct {
 	ID       uint64
 	Filter   wireFilter
 	Credit   int
-	NoLocal  bool   `json:",omitempty"`
-	Selector string `json:",omitempty"`
-	Durable  string `json:",omitempty"`
-	Group    string `json:",omitempty"` // a member of a shared group
-	Alone    bool   `json:",omitempty"` // exclusive
+	NoLocal  bool     `json:",omitempty"`
+	Selector string   `json:",omitempty"`
+	Durable  string   `json:",omitempty"`
+	Group    string   `json:",omitempty"` // a member of a shared group
+	Alone    bool     `json:",omitempty"` // exclusive
+	Held     []uint64 `json:",omitempty"` // what the client has in hands since before this leader
 }
 
 type bindCall struct {
@@ -149,6 +151,7 @@ type claimCall struct {
 	Clean  bool
 	Expiry time.Duration
 	Will   *willCall `json:",omitempty"`
+	Again  bool      `json:",omitempty"` // it is the owner already, by the word of another leader
 }
 
 type willCall struct {

@@ -42,6 +42,7 @@ type Term struct {
 
 	validUntil atomic.Int64 // nanoseconds since epoch, below
 	announced  atomic.Bool
+	peers      *peers
 	changed    chan struct{} // has announced told at once
 }
 
@@ -51,6 +52,9 @@ var epoch = time.Now()
 // Valid reports whether the lease holds. It is right also after a pause of the
 // process.
 func (t *Term) Valid() bool { return int64(time.Since(epoch)) < t.validUntil.Load() }
+
+// Nodes returns how many nodes of the cluster are there now, the holder included.
+func (t *Term) Nodes() int { return t.peers.count() }
 
 // Announce has the other nodes know that the leader listens at Address.
 func (t *Term) Announce() {
@@ -152,7 +156,7 @@ func (e *election) look(ctx context.Context) {
 	if !e.node.mayLead() || !e.who.Eligible() || ctx.Err() != nil {
 		return
 	}
-	t := &Term{changed: make(chan struct{}, 1)}
+	t := &Term{changed: make(chan struct{}, 1), peers: e.peers}
 	id := rand.Text()
 	t.Address = "leader." + id
 	if err := e.write(ctx, leaseRecord{Node: e.node.opt.NodeName, Term: id}, t); err != nil {

@@ -83,6 +83,11 @@ func (p *peers) majority() bool {
 	if p.size == 0 {
 		return p.conn.IsConnected()
 	}
+	return p.count() > p.size/2
+}
+
+// count is how many nodes can talk with this one, itself included.
+func (p *peers) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 1
@@ -91,5 +96,5 @@ func (p *peers) majority() bool {
 			n++
 		}
 	}
-	return n > p.size/2
+	return n
 }

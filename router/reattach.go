@@ -1,0 +1,180 @@
+package router
+
+import (
+	"context"
+	"encoding/binary"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// What the leader kept for an edge's sessions in memory is lost with it: who consumes from what, and what is in whose hands.
+// The edges know all of that, and ask the next leader for it before anything else. Their clients notice nothing but a pause.
+//
+// A leader gives nothing from its mailboxes before the edges had their chance to say what their clients hold (gather), so
+// that a message in one client's hands is not given to another.
+
+// reattach asks a new leader for what another kept for a session; with the lock held and a link.
+func (e *edge) reattach(rs *remoteSession) {
+	if rs.claimed != nil {
+		e.askAgain(rs, appendJSON([]byte{byte(methodClaim)}, *rs.claimed))
+	}
+	for _, name := range rs.temps {
+		e.askAgain(rs, append([]byte{byte(methodTemporary)}, name...))
+	}
+	l := e.link
+	for _, x := range rs.subs {
+		if !x.opened {
+			continue // who opens it waits for the answer
+		}
+		e.askAgain(rs, x.request(x.inHands()))
+		if x.started {
+			b := append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodStart))
+			l.end(binary.AppendUvarint(b, x.id))
+		}
+	}
+	for _, x := range rs.follows {
+		if x.opened {
+			e.askAgain(rs, appendJSON([]byte{byte(methodFollow)}, x.goOn()))
+		}
+	}
+}
+
+// askAgain sends a call of which only a refusal matters: then the client must connect again.
+func (e *edge) askAgain(rs *remoteSession, payload []byte) {
+	c, err := e.enter(rs, payload, false, func(r reply, _ *outbox.Batch) {
+		if r.err != nil && !r.lost {
+			rs.session.kick(ErrMoved)
+		}
+	})
+	if err == nil {
+		e.send(c)
+	}
+}
+
+// inHands lists what the client holds. What it has not seen the next leader gives again.
+func (x *remoteSubscription) inHands() []uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.waiting = nil
+	var seqs []uint64
+	for _, d := range x.held {
+		if !d.isOver() {
+			seqs = append(seqs, d.Seq)
+		}
+	}
+	return seqs
+}
+
+// goOn continues behind the last message that came.
+func (x *remoteFollowing) goOn() followCall {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	c := x.call
+	if x.last > 0 {
+		c.Last, c.SinceMs, c.AfterSeq, c.Epoch = 0, 0, x.last, x.epoch
+	}
+	return c
+}
+
+// adoption is a message that a consumer has had in hands since before this node led, and that is not loaded yet.
+type adoption struct {
+	sub  *Subscription
+	then []func() // once it is loaded, or known to be settled
+}
+
+// adopt gives a loaded message to the consumer that has it in hands; with the lock held.
+func (b *Mailbox) adopt(d *Delivery) bool {
+	a := b.adopting[d.Seq]
+	if a == nil {
+		return false
+	}
+	defer b.resolve(d.Seq) // what waits finds it in its consumer's hands
+	s := a.sub
+	if s.detached {
+		return false
+	}
+	b.ledger.withdraw(d)
+	count := max(d.Count, 1)
+	b.ledger.hold(d, s)
+	d.box, d.Count = b, count
+	b.handed = max(b.handed, d.Seq)
+	if r, ok := s.receiver.(adopter); ok {
+		r.adopted(d)
+	}
+	return true
+}
+
+// resolve ends the wait for a message; with the lock held.
+func (b *Mailbox) resolve(seq uint64) {
+	a := b.adopting[seq]
+	delete(b.adopting, seq)
+	a.sub.adopting--
+	if len(a.then) > 0 {
+		b.router.goFunc(func(context.Context) {
+			for _, f := range a.then {
+				f()
+			}
+		})
+	}
+}
+
+// adopter is a receiver whose client may have messages in hands already.
+type adopter interface{ adopted(d *Delivery) }
+
+func (s *shadowSubscription) adopted(d *Delivery) { s.hold(d) }
+
+// claimHeld notes what a new consumer has in hands; with the lock held.
+func (b *Mailbox) claimHeld(s *Subscription, seqs []uint64) {
+	for _, seq := range seqs {
+		d := b.ledger.find(seq)
+		if d == nil && seq < b.ledger.next || d != nil && d.state != stateReady {
+			continue // it is settled, or another's
+		}
+		if b.adopting == nil {
+			b.adopting = map[uint64]*adoption{}
+		}
+		b.adopting[seq] = &adoption{sub: s}
+		s.adopting++
+		if d != nil {
+			b.adopt(d)
+		}
+	}
+}
+
+// passAdoptions gives up on what should be among the loaded messages and is not: it was settled; with the lock held.
+func (b *Mailbox) passAdoptions() {
+	for seq := range b.adopting {
+		if seq < b.ledger.next || b.ledger.live() {
+			s := b.adopting[seq].sub
+			b.resolve(seq)
+			b.enqueue(s)
+		}
+	}
+}
+
+// whenAdopted has f called, on another goroutine, when a message that a consumer has in hands is loaded or known to be
+// settled. False: it is not waited for.
+func (b *Mailbox) whenAdopted(seq uint64, f func()) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := b.adopting[seq]
+	if a == nil {
+		return false
+	}
+	a.then = append(a.then, f)
+	return true
+}
+
+// gathered lets the mailboxes give: the edges have said what is in their clients' hands.
+func (r *Router) gathered() {
+	if !r.gathering.CompareAndSwap(true, false) {
+		return
+	}
+	var w outbox.Batch
+	for _, b := range r.mailboxes() {
+		b.mu.Lock()
+		b.dispatch(&w)
+		b.mu.Unlock()
+	}
+	w.Flush()
+}
