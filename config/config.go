@@ -33,6 +33,7 @@ type Config struct {
 	Limits       Limits        `key:"limits"`
 	Users        []User        `key:"users"`
 	UsersFile    string        `key:"users_file" relative:"file"`
+	Tokens       Tokens        `key:"tokens"`
 	Anonymous    Anonymous     `key:"anonymous"`
 }
 
@@ -215,6 +216,12 @@ type Allow struct {
 	Read    []string `key:"read"`
 	Write   []string `key:"write"`
 	Consume []string `key:"consume"`
+}
+
+// Tokens are logins that a web application signs for its visitors.
+type Tokens struct {
+	SecretFile string `key:"secret_file" relative:"file"`
+	As         string `key:"as"`
 }
 
 // Whether clients without a login are let in.

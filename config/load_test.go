@@ -185,6 +185,12 @@ func TestLoadProblems(t *testing.T) {
 				`c.yaml:2: stomp.tls: cert_file and key_file belong together`,
 				`c.yaml:5: stomp.listeners[0].tls.client_ca_file: client certificates need TLS`,
 			}},
+		{"tokens without a secret", "tokens: {as: a}\n" + user, nil, nil,
+			[]string{`c.yaml:1: tokens.as: there are no tokens; set tokens.secret_file too`}},
+		{"tokens for nobody", "tokens: {secret_file: s, as: b}\n" + user, nil, nil,
+			[]string{`c.yaml:1: tokens.as: there is no user "b"; name one of the users`}},
+		{"tokens without users", "tokens: {secret_file: s}\n", nil, nil,
+			[]string{`c.yaml:1: tokens.secret_file: there are no users whose rights a token could give; add users`}},
 		{"listeners for WebSocket", "http:\n  listeners:\n    - {listen: \"127.0.0.1:61614\"}\n    - {listen: \"127.0.0.1:1\", carries: json}\n", nil, nil,
 			[]string{
 				`c.yaml:3: http.listeners[0].carries: must be stomp or mqtt, got ""`,

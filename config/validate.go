@@ -172,6 +172,7 @@ func (c *Config) checkTogether() Errors {
 	found = append(found, c.Federation.check()...)
 	found = append(found, c.checkLimits()...)
 	found = append(found, c.checkLogins()...)
+	found = append(found, c.checkTokens()...)
 	return append(found, c.checkAccess()...)
 }
 
@@ -275,6 +276,21 @@ func (c *Config) checkLogins() Errors {
 		}
 	}
 	return found
+}
+
+// checkTokens refuses tokens without anyone whom they could be about.
+func (c *Config) checkTokens() Errors {
+	t := c.Tokens
+	known := slices.ContainsFunc(c.Users, func(u User) bool { return u.Name == t.As })
+	switch {
+	case t.SecretFile == "" && t.As != "":
+		return Errors{problem("tokens.as", "set tokens.secret_file too, or leave it out", "there are no tokens")}
+	case t.As != "" && !known:
+		return Errors{problem("tokens.as", "name one of the users", "there is no user %s", quote(t.As))}
+	case t.SecretFile != "" && len(c.Users) == 0:
+		return Errors{problem("tokens.secret_file", "add users, and name one in tokens.as", "there are no users whose rights a token could give")}
+	}
+	return nil
 }
 
 // checkAccess refuses a broker that nobody can log in to, and one that lets

@@ -256,7 +256,7 @@ func (g *Gateway) mqttOptions() mqtt.Options {
 func (g *Gateway) wsOptions() ws.Options {
 	c, l := g.cfg.HTTP, g.cfg.Limits
 	return ws.Options{
-		Router: g.router, Authenticate: g.auth, Log: g.log, Version: g.version, Origins: c.Origins,
+		Router: g.router, Authenticate: g.auth, Token: g.auth.Token, Log: g.log, Version: g.version, Origins: c.Origins,
 		ServeSTOMP:      func(socket net.Conn) { g.stomp.ServeConn(socket, stomp.ActiveMQ) },
 		ServeMQTT:       g.mqtt.ServeConn,
 		MaxMessageBytes: int(c.MessageBytes), MaxFrameBytes: int(l.FrameBytes + l.HeaderBytes), Compression: c.Compression,
@@ -372,7 +372,7 @@ func (g *Gateway) adminHandler(trusted bool) http.Handler {
 func (g *Gateway) adminOptions(r *router.Router) admin.Options {
 	return admin.Options{
 		Router: r, Auth: g.auth, Version: g.version, Log: g.log, Usage: g.node.Usage,
-		Ready: g.ready, Connections: g.connections, Cluster: g.cluster, Drain: g.drainByOperator, Backup: g.backup,
+		Ready: g.ready, Connections: g.connections, WebSocket: g.ws.Stats.Counts, Cluster: g.cluster, Drain: g.drainByOperator, Backup: g.backup,
 	}
 }
 

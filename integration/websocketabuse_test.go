@@ -220,14 +220,19 @@ type jsonPeer struct {
 
 func jsonClient(t *testing.T, addr string) *jsonPeer {
 	t.Helper()
+	p := dialJSON(t, addr)
+	p.call(t, `{"id":1,"op":"connect"}`)
+	return p
+}
+
+func dialJSON(t *testing.T, addr string) *jsonPeer {
+	t.Helper()
 	c, _, err := websocket.DefaultDialer.Dial("ws://"+addr+"/ws", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	p := &jsonPeer{c: c}
-	p.call(t, `{"id":1,"op":"connect"}`)
-	return p
+	return &jsonPeer{c: c}
 }
 
 func (p *jsonPeer) read(t *testing.T) map[string]any {

@@ -318,6 +318,9 @@ func (c *client) close(cause error) {
 	c.mu.Unlock()
 	var told *closeError
 	polite := errors.As(cause, &told) || errors.Is(cause, errLeft)
+	if told != nil && told.blames() {
+		c.server.Stats.ProtocolErrors.Add(1)
+	}
 	if polite {
 		c.awaitReplies()
 		code, reason := closeCode(cause)

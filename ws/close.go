@@ -34,6 +34,15 @@ type closeError struct {
 // Error returns both.
 func (e *closeError) Error() string { return fmt.Sprintf("%s (%d)", e.reason, e.code) }
 
+// blames reports that the client did what no client should.
+func (e *closeError) blames() bool {
+	switch e.code {
+	case closeProtocol, closeUnsupported, closeBadText, closePolicy, closeTooBig:
+		return true
+	}
+	return false
+}
+
 func refuse(code uint16, format string, args ...any) *closeError {
 	return &closeError{code: code, reason: fmt.Sprintf(format, args...)}
 }

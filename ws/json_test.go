@@ -396,6 +396,9 @@ func TestLimits(t *testing.T) {
 	p := g.peer()
 	p.send(`{"id":1,"op":"connect","name":"` + strings.Repeat("x", 9<<10) + `"}`)
 	closes(t, p.c, closeTooBig)
+	if g.server.Stats.Counts()["protocol_error"] != 1 {
+		t.Error("not counted")
+	}
 	q := g.login("ann")
 	big := func(n int) string {
 		return `{"id":2,"op":"publish","to":"/topic/a","body":"` + strings.Repeat("x", n) + `"}`

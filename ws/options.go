@@ -87,6 +87,17 @@ type Stats struct {
 	Panics         atomic.Uint64
 }
 
+// Counts returns the counters by the names that metrics have for them.
+func (s *Stats) Counts() map[string]uint64 {
+	return map[string]uint64{
+		"accepted": s.Accepted.Load(), "refused": s.Refused.Load(), "protocol_error": s.ProtocolErrors.Load(),
+		"login_failure": s.LoginFailures.Load(), "login_timeout": s.LoginTimeouts.Load(),
+		"slow_closed": s.SlowClosed.Load(), "silent_closed": s.SilentClosed.Load(), "throttled": s.Throttled.Load(),
+		"http_request": s.HTTPRequests.Load(), "lease_expired": s.LeasesExpired.Load(),
+		"error": s.Errors.Load(), "panic": s.Panics.Load(),
+	}
+}
+
 const (
 	loginMessageBytes = 8 << 10
 	// operationTimeout bounds the store's answer to what opens something.

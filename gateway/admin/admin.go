@@ -40,7 +40,9 @@ type Options struct {
 	Usage func() (used, limit uint64)
 	// Connections returns the number of connections by protocol.
 	Connections func() map[string]int
-	Log         *slog.Logger
+	// WebSocket returns the counters of package ws; nil: there are none.
+	WebSocket func() map[string]uint64
+	Log       *slog.Logger
 	// Forward asks the leader of the cluster, which answers with Answer; nil: this node keeps what is stored.
 	Forward func(ctx context.Context, request []byte) ([]byte, error)
 }

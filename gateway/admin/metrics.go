@@ -30,6 +30,7 @@ var (
 	queuesDesc       = prometheus.NewDesc("mqgate_queues", "Queues that exist.", nil, nil)
 	storeUsedDesc    = prometheus.NewDesc("mqgate_store_used_bytes", "Bytes that the store takes.", nil, nil)
 	storeLimitDesc   = prometheus.NewDesc("mqgate_store_limit_bytes", "Bytes that the store may take.", nil, nil)
+	webSocketDesc    = prometheus.NewDesc("mqgate_websocket_events_total", "What happened to WebSocket connections and HTTP requests.", []string{"event"}, nil)
 	buildDesc        = prometheus.NewDesc("mqgate_build_info", "1, with the version.", []string{"version", "go"}, nil)
 )
 
@@ -71,6 +72,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(settledDesc, settled)
 	counter(deadLetteredDesc, deadLettered)
 	counter(damagedDesc, damaged)
+	if c.h.WebSocket != nil {
+		for event, n := range c.h.WebSocket() {
+			counter(webSocketDesc, n, event)
+		}
+	}
 	for reason, n := range dropped {
 		counter(droppedDesc, n, reason)
 	}

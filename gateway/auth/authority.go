@@ -40,6 +40,8 @@ type Options struct {
 	Anonymous bool
 	// Nobody has the rights of anonymous clients; its other fields are not used.
 	Nobody User
+	// Tokens are those that are accepted besides.
+	Tokens TokenOptions
 }
 
 // Authority authenticates and authorises. It is safe for concurrent use.
@@ -47,6 +49,7 @@ type Authority struct {
 	users     map[string]*account
 	certs     map[string]*account // by certificate name
 	anonymous *account            // nil when a login is needed
+	tokens    *tokens             // nil when none are accepted
 	decoys    []passwordHash      // what unknown users are checked against
 	secret    [sha256.Size]byte   // key of this process for HMACs
 	hashing   chan struct{}       // a place for each hash that is being computed
@@ -92,6 +95,9 @@ func New(o Options) (*Authority, error) {
 			wrong = append(wrong, fmt.Errorf("anonymous: %w", err))
 		}
 		a.anonymous = acc
+	}
+	if err := a.readTokens(o.Tokens); err != nil {
+		wrong = append(wrong, err)
 	}
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)

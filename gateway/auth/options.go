@@ -13,6 +13,7 @@ func OptionsFrom(cfg *config.Config) Options {
 			Consume: cfg.Anonymous.Consume,
 			Admin:   cfg.Anonymous.Admin,
 		},
+		Tokens: TokenOptions{SecretFile: cfg.Tokens.SecretFile, As: cfg.Tokens.As},
 	}
 	for _, u := range cfg.Users {
 		o.Users = append(o.Users, User{
