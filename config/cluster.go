@@ -230,8 +230,13 @@ func (f Federation) check() Errors {
 		}
 		first[r.Site] = true
 		for j, a := range r.Addresses {
-			if _, p := parseEndpoint(fmt.Sprintf("%s.addresses[%d]", key, j), a); p != nil {
+			e, p := parseEndpoint(fmt.Sprintf("%s.addresses[%d]", key, j), a)
+			switch {
+			case p != nil:
 				found = append(found, p)
+			case !f.TLS.Enabled() && !f.Insecure && !e.loopback():
+				found = append(found, problem(e.key, "set federation.tls, or federation.insecure: true where nobody else can read",
+					"messages would cross the network to %s in the clear", quote(a)))
 			}
 		}
 	}

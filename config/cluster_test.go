@@ -66,7 +66,7 @@ func TestClusterKeys(t *testing.T) {
 
 func TestFederationKeys(t *testing.T) {
 	remote := `federation.remotes=[{"site":"berlin","addresses":["b:7422"],"send":["plant.>"],"queues":["orders"]}]`
-	base := []string{"federation.site=here", "federation.secret_file=s", remote}
+	base := []string{"federation.site=here", "federation.secret_file=s", remote, "federation.insecure=true"}
 	for _, tt := range []struct {
 		set  []string
 		want string
@@ -77,7 +77,8 @@ func TestFederationKeys(t *testing.T) {
 		{[]string{base[0], remote}, "anybody could link"},
 		{base[:2], "nobody could make the link"},
 		{append([]string{"federation.site=berlin"}, base[1:]...), "named twice"},
-		{append([]string{"federation.listen=0.0.0.0:7422"}, base...), "in the clear"},
+		{base[:3], "in the clear"},
+		{append([]string{"federation.listen=0.0.0.0:7422"}, base[:2]...), "in the clear"},
 		{append([]string{"federation.listen=0.0.0.0:7422", "federation.insecure=true"}, base...), ""},
 	} {
 		var s Sources

@@ -119,12 +119,12 @@ var docs = map[string]string{
 	"federation.tls.cert_file":       "",
 	"federation.tls.key_file":        "",
 	"federation.tls.client_ca_file":  "The authority that signed the sites' certificates.",
-	"federation.insecure":            "Lets other sites link over a network without TLS.",
+	"federation.insecure":            "Lets sites link over a network without TLS: whoever can read it reads what crosses.",
 	"federation.remotes":             "The other sites.",
 	"federation.remotes[].site":      "Its name.",
 	"federation.remotes[].addresses": "Where this site makes the link; empty: the other one does.",
 	"federation.remotes[].send":      "Topics whose messages go there while the link is up.",
-	"federation.remotes[].receive":   "Topics whose messages are taken from there.",
+	"federation.remotes[].receive":   "Topics whose messages are taken from there, and as /queue/NAME the queues that it may forward to.",
 	"federation.remotes[].queues":    "Queues of this site whose messages move to the queue of the same name there, and wait here while the link is down.",
 
 	"queues": "Rules for queues: a list of {pattern, …}, or a map {pattern: {…}}. For each queue the most specific pattern that matches decides alone; what it leaves out has the default shown here, not what a wider pattern says. " +

@@ -40,7 +40,7 @@ func TestReferenceSamplesLoad(t *testing.T) {
 		}
 		return line[:at] + line[at+1:]
 	})
-	c := mustLoad(t, Sources{File: writeFile(t, "c.yaml", text), Set: []string{"federation.site=here", "federation.secret_file=secret"}})
+	c := mustLoad(t, Sources{File: writeFile(t, "c.yaml", text), Set: []string{"federation.site=here", "federation.secret_file=secret", "federation.insecure=true"}})
 	if len(c.Queues) != 1 || len(c.Users) != 1 || len(c.Stomp.Listeners) != 1 {
 		t.Fatalf("samples are missing: %+v", c)
 	}

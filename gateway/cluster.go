@@ -212,7 +212,13 @@ func (m *member) Lead(ctx context.Context, t *jetstream.Term) error {
 			m.g.log.Debug("some streams are led elsewhere", "error", err)
 		}
 	})
+	unlink, err := m.g.linkSites(ctx, core)
+	if err != nil {
+		m.g.log.Error("this site is not linked with others", "error", err)
+		unlink = func() {}
+	}
 	<-ctx.Done()
+	unlink()
 	if !t.Valid() {
 		core.Abandon()
 		return nil

@@ -172,6 +172,11 @@ func (g *Gateway) openStore(ctx context.Context) error {
 		return err
 	}
 	g.undo = append(g.undo, g.closeRouter)
+	stop, err := g.linkSites(ctx, g.router)
+	if err != nil {
+		return err
+	}
+	g.undo = append(g.undo, stop)
 	return nil
 }
 

@@ -22,8 +22,9 @@ var allowed = map[string][]string{
 	"cmd/mqgate": {"bench", "config", "gateway", "gateway/admin", "gateway/auth", "router"},
 	// The gateway serves the chat of examples/chat, which is embedded there.
 	"gateway": {"config", "examples/chat", "gateway/admin", "gateway/auth", "gateway/console", "gateway/proxy", "router", "router/jetstream",
-		"router/door", "router/outbox",
+		"router/door", "router/outbox", "federation",
 		"stomp", "mqtt", "ws"},
+	"federation":          {"router", "router/outbox"},
 	"gateway/admin":       {"config", "gateway/auth", "router"},
 	"gateway/auth":        {"config", "router"},
 	"gateway/proxy":       {},

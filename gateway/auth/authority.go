@@ -244,6 +244,17 @@ func (acc *account) principal(clientID string) (*router.Principal, error) {
 	return router.NewPrincipal(acc.name, clientID, acc.admin, g), nil
 }
 
+// Everything returns a principal of the gateway's own that may use every queue and
+// topic: for what the configuration, not a client, asks for.
+func Everything(name string) (*router.Principal, error) {
+	all := []string{">"}
+	g, err := allowLists{read: all, write: all, consume: all}.grants(name, "")
+	if err != nil {
+		return nil, err
+	}
+	return router.NewPrincipal(name, "", false, g), nil
+}
+
 // Principal returns who a user is that another node of the cluster has authenticated; "" is the anonymous one. The error
 // is of class Denied if there is no such user here: the nodes' configurations differ.
 func (a *Authority) Principal(user, clientID string) (*router.Principal, error) {
