@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -374,17 +375,17 @@ func (r *Router) dropAbandoned(ctx context.Context, key shareKey) {
 
 // withoutKept takes out of the live subscribers the groups that get a stored copy.
 func withoutKept(live []*Subscription, bindings []*Binding) []*Subscription {
-	var out []*Subscription
-	for _, sub := range live {
-		kept := false
-		for _, b := range bindings {
-			if key, ok := b.shareKey(); ok && sub.share != nil && sub.share.key == key {
-				kept = true
+	var kept map[shareKey]bool
+	for _, b := range bindings {
+		if key, ok := b.shareKey(); ok {
+			if kept == nil {
+				kept = map[shareKey]bool{}
 			}
-		}
-		if !kept {
-			out = append(out, sub)
+			kept[key] = true
 		}
 	}
-	return out
+	if kept == nil {
+		return live
+	}
+	return slices.DeleteFunc(live, func(s *Subscription) bool { return s.share != nil && kept[s.share.key] })
 }
