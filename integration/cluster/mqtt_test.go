@@ -107,7 +107,8 @@ func (s *mqttSender) answered(pk *packets.Packet) error {
 		return errorf("packet type %d %s", pk.FixedHeader.Type, pk.Properties.ReasonString)
 	}
 	p := s.open[at]
-	if pk.ReasonCode >= 0x80 {
+	// A PUBCOMP completes in any case: its 0x92 says that it was complete already.
+	if pk.ReasonCode >= 0x80 && pk.FixedHeader.Type != packets.Pubcomp {
 		// It is refused, and its identifier free [MQTT-4.3.3-3]: it is sent as a new one, later.
 		s.ledger.refuse(fmt.Sprintf("reason %#x %s", pk.ReasonCode, pk.Properties.ReasonString))
 		p.packet, p.received = s.nextPacket(), false

@@ -1,13 +1,19 @@
 package harness
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // The account of the clients of a cluster: connections that come through a proxy
@@ -23,6 +29,8 @@ type ClusterOptions struct {
 	Nodes int
 	// Set are settings of all nodes.
 	Set []string
+	// Data returns where a node's data is, instead of on the disk, and settings of its own.
+	Data func(node string) (dir string, set []string)
 	// Network has the routes between the nodes go through a Network.
 	Network bool
 }
@@ -78,6 +86,13 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 			n.Set = append(n.Set, l+".listen="+n.ports[l], l+".proxy_protocol=[127.0.0.1]")
 		}
 		n.Set = append(n.Set, "admin.listen="+n.ports["admin"])
+		if o.Data != nil {
+			dir, set := o.Data(n.Name)
+			n.Set = append(n.Set, set...)
+			if err := errors.Join(os.Mkdir(dir, 0o700), os.Symlink(dir, n.DataDir())); err != nil {
+				t.Fatal(err)
+			}
+		}
 		c.Nodes = append(c.Nodes, n)
 	}
 	if o.Nodes > 1 {
@@ -181,6 +196,106 @@ func (c *Cluster) MQTT() string { return c.fronts["mqtt"] }
 
 // HTTP is the load balancer's address for WebSocket and HTTP.
 func (c *Cluster) HTTP() string { return c.fronts["http"] }
+
+// status asks a node that runs for the state of the cluster.
+func (c *Cluster) status() (s clusterStatus, err error) {
+	err = errors.New("no node runs")
+	for _, n := range c.Nodes {
+		if n.Running() {
+			if err = n.get("/api/v1/cluster", &s); err == nil && s.Leader != "" {
+				return s, nil
+			}
+		}
+	}
+	return s, err
+}
+
+// clusterStatus is what /api/v1/cluster says, as far as tests want it.
+type clusterStatus struct {
+	Leader  string
+	Streams []struct {
+		Name, Leader string
+		Replicas     []struct {
+			Node             string
+			Current, Offline bool
+		}
+	}
+}
+
+func (n *ClusterNode) get(path string, v any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.AdminURL()+path, nil)
+	if err != nil {
+		return err
+	}
+	req.SetBasicAuth(ClusterUser, ClusterPassword)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if v == nil {
+		if resp.StatusCode != http.StatusOK {
+			text, _ := io.ReadAll(resp.Body)
+			return fmt.Errorf("%s: %s", resp.Status, text)
+		}
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// Leader names the node that leads.
+func (c *Cluster) Leader(t testing.TB) string {
+	t.Helper()
+	var s clusterStatus
+	Eventually(t, StartTimeout, func() (err error) {
+		if s, err = c.status(); err == nil && s.Leader == "" {
+			err = errors.New("no leader is known")
+		}
+		return err
+	})
+	return s.Leader
+}
+
+// AwaitReady waits until /readyz of a node says that it is ready, or that it is not.
+func (c *Cluster) AwaitReady(t testing.TB, n *ClusterNode, ready bool) {
+	t.Helper()
+	Eventually(t, StartTimeout, func() error {
+		switch err := n.get("/readyz", nil); {
+		case ready:
+			return err
+		case err == nil:
+			return fmt.Errorf("%s is still ready", n.Name)
+		}
+		return nil
+	})
+}
+
+// AwaitCurrent waits until every stream has a leader and no replica is behind.
+func (c *Cluster) AwaitCurrent(t testing.TB) {
+	t.Helper()
+	Eventually(t, StartTimeout, func() error {
+		s, err := c.status()
+		if err != nil {
+			return err
+		}
+		for _, st := range s.Streams {
+			if st.Leader == "" {
+				return fmt.Errorf("stream %s has no leader", st.Name)
+			}
+			for _, r := range st.Replicas {
+				if !r.Current || r.Offline {
+					return fmt.Errorf("stream %s on %s is behind", st.Name, r.Node)
+				}
+			}
+		}
+		if len(s.Streams) == 0 {
+			return errors.New("no stream is known")
+		}
+		return nil
+	})
+}
 
 // freeAddress returns an address on which nothing listens now. That of a listener
 // on port 0 would change with each restart.

@@ -1,0 +1,320 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mqgate/mqgate/integration/harness"
+)
+
+// several are the nodes of tests that make no sense with one.
+func several(t *testing.T) int {
+	t.Helper()
+	n := nodes(t)
+	if n < 3 {
+		t.Skipf("%d nodes: this needs three", n)
+	}
+	return n
+}
+
+// proxied is a connection to a node's own port, with the header of a load balancer.
+func proxied(address string) (net.Conn, error) {
+	c, err := net.DialTimeout("tcp", address, patience)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintf(c, "PROXY TCP4 192.0.2.1 127.0.0.1 %d 61613\r\n", 1024+rand.IntN(60000)); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// refusal sends one message to a node past the load balancer, and returns the error
+// that the node answered with; "" if it confirmed, or the connection ended.
+func refusal(n *harness.ClusterNode) (text string, took time.Duration) {
+	c, err := proxied(n.Port("stomp"))
+	if err != nil {
+		return "", 0
+	}
+	w := harness.NewWire(c)
+	defer w.Close()
+	if err := w.Login("login:"+harness.ClusterUser, "passcode:"+harness.ClusterPassword); err != nil {
+		return "", 0
+	}
+	began := time.Now()
+	if err := w.Write("SEND", []byte("x"), "destination:/queue/refused", "receipt:r"); err != nil {
+		return "", 0
+	}
+	f, err := w.Read(time.Minute)
+	if err != nil || f.Command != "ERROR" {
+		return "", time.Since(began)
+	}
+	return f.Headers["message"] + " " + string(f.Body), time.Since(began)
+}
+
+// leaderAndOther returns the node that leads and another.
+func leaderAndOther(t *testing.T, c *harness.Cluster) (leader, other *harness.ClusterNode) {
+	t.Helper()
+	name := c.Leader(t)
+	for _, n := range c.Nodes {
+		if n.Name == name {
+			leader = n
+		} else {
+			other = n
+		}
+	}
+	if leader == nil {
+		t.Fatalf("the leader %q is none of the nodes", name)
+	}
+	return leader, other
+}
+
+// TestPartition cuts nodes off: one that follows, the leader, and the leader in one
+// direction only. The others go on; the one that is cut off refuses what is to be
+// stored, with an error, and comes back by itself.
+func TestPartition(t *testing.T) {
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t), Network: true})
+	l := start(t, c, pace)
+	l.progress(50, time.Minute)
+	hold := duration(t, "MQGATE_TEST_PARTITION", 6*time.Second)
+	var g gaps
+	for _, kind := range []string{"a follower cut off", "the leader cut off", "the leader hears nobody"} {
+		leader, other := leaderAndOther(t, c)
+		victim := leader
+		everything.reset()
+		switch kind {
+		case "a follower cut off":
+			victim = other
+			c.Network.Isolate(victim.Name, c.Names(victim.Name)...)
+		case "the leader cut off":
+			c.Network.Isolate(victim.Name, c.Names(victim.Name)...)
+		default:
+			for _, o := range c.Names(victim.Name) {
+				c.Network.Cut(o, victim.Name)
+			}
+		}
+		began := time.Now()
+		c.AwaitReady(t, victim, false)
+		unready := time.Since(began)
+		text, took := refusal(victim)
+		if text == "" {
+			t.Errorf("%s: the node did not refuse a message with an error (answer after %s)", kind, took)
+		}
+		l.progress(30, time.Minute)
+		g = append(g, everything.reset())
+		if rest := hold - time.Since(began); rest > 0 {
+			time.Sleep(rest) // the network stays cut for as long as asked
+		}
+		c.Network.Heal()
+		began = time.Now()
+		c.AwaitReady(t, victim, true)
+		t.Logf("%s (%s): not ready after %s, refused in %s with %q; ready %s after the network healed", kind, victim.Name,
+			unready.Round(time.Millisecond), took.Round(time.Millisecond), text, time.Since(began).Round(time.Millisecond))
+		l.progress(10, time.Minute)
+	}
+	l.finish()
+	g.log(t, "the network was cut")
+}
+
+// TestPause stops the leader, then another node, with SIGSTOP for 15 seconds.
+func TestPause(t *testing.T) {
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodes(t)})
+	l := start(t, c, pace)
+	l.progress(50, time.Minute)
+	pause := duration(t, "MQGATE_TEST_PAUSE", 15*time.Second)
+	var g gaps
+	for _, leads := range []bool{true, false} {
+		victim := c.Nodes[0]
+		if len(c.Nodes) > 1 {
+			leader, other := leaderAndOther(t, c)
+			if victim = other; leads {
+				victim = leader
+			}
+		}
+		everything.reset()
+		began := time.Now()
+		victim.Pause()
+		if len(c.Nodes) > 1 {
+			l.progress(20, time.Minute)
+		}
+		time.Sleep(max(0, pause-time.Since(began))) // it stands still for as long as asked
+		victim.Resume()
+		l.progress(20, time.Minute)
+		g = append(g, everything.reset())
+		c.AwaitReady(t, victim, true)
+		if len(c.Nodes) == 1 {
+			break
+		}
+	}
+	l.finish()
+	g.log(t, "a node stood still")
+}
+
+// TestLostDirectory kills a node, removes its data and starts it: it copies
+// everything from the others. Then another node is killed, so that what was copied
+// is needed.
+func TestLostDirectory(t *testing.T) {
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
+	l := start(t, c, pace)
+	l.progress(50, time.Minute)
+	leader, victim := leaderAndOther(t, c)
+	victim.Kill()
+	if err := os.RemoveAll(victim.DataDir()); err != nil {
+		t.Fatal(err)
+	}
+	l.progress(20, time.Minute)
+	if err := victim.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	c.AwaitCurrent(t)
+	leader.Kill()
+	l.progress(20, time.Minute)
+	if err := leader.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	l.finish()
+}
+
+// TestDamagedDirectory kills a node and damages its files. It either refuses to
+// start, and says so, whereupon its data is removed as the manual says; or it
+// repairs itself. Then another node is killed, so that its copy is needed.
+func TestDamagedDirectory(t *testing.T) {
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
+	l := start(t, c, pace)
+	l.progress(200, 2*time.Minute)
+	leader, victim := leaderAndOther(t, c)
+	victim.Kill()
+	n := damage(t, victim.DataDir())
+	if err := victim.Restart(); err != nil {
+		t.Logf("of %d damaged files the node says: %s", n, lastLine(err.Error()))
+		if err := os.RemoveAll(victim.DataDir()); err != nil {
+			t.Fatal(err)
+		}
+		if err := victim.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		t.Logf("with %d damaged files the node started", n)
+	}
+	c.AwaitCurrent(t)
+	leader.Kill()
+	l.progress(20, time.Minute)
+	if err := leader.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	l.finish()
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}
+
+// damage changes bytes in the middle of every file of messages.
+func damage(t *testing.T, dir string) (files int) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".blk") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil || len(b) < 100 {
+			return err
+		}
+		for i := len(b) / 3; i < len(b)/3+16; i++ {
+			b[i] ^= 0xff
+		}
+		files++
+		return os.WriteFile(path, b, 0o600)
+	})
+	if err != nil || files == 0 {
+		t.Fatalf("no file was damaged: %v", err)
+	}
+	return files
+}
+
+// TestFullDisk fills the disk of the leader, then that of another node, up to the
+// reserve. The node is not ready; what the cluster does goes on; and with space the
+// node comes back by itself.
+func TestFullDisk(t *testing.T) {
+	c, fill := clusterOnSmallDisks(t)
+	l := start(t, c, pace)
+	l.progress(50, time.Minute)
+	var g gaps
+	for _, leads := range []bool{true, false} {
+		leader, victim := leaderAndOther(t, c)
+		if leads {
+			victim = leader
+		}
+		everything.reset()
+		free := fill(victim)
+		c.AwaitReady(t, victim, false)
+		l.progress(20, time.Minute)
+		free()
+		c.AwaitReady(t, victim, true)
+		l.progress(20, time.Minute)
+		g = append(g, everything.reset())
+	}
+	l.finish()
+	g.log(t, "a disk was full")
+}
+
+// smallDisk is the size of a node's file system; its reserve is a quarter.
+const smallDisk = 192 << 20
+
+// clusterOnSmallDisks gives each node a file system of its own, in memory. Fill
+// takes all the space of one, to the last byte, and returns what gives it back.
+// Mounting needs a privilege that not everybody has.
+func clusterOnSmallDisks(t *testing.T) (c *harness.Cluster, fill func(*harness.ClusterNode) (free func())) {
+	t.Helper()
+	n := several(t)
+	base := harness.TempDir(t)
+	if err := mount(t, filepath.Join(base, "probe")); err != nil {
+		t.Skipf("no file system can be mounted: %v", err)
+	}
+	c = harness.NewCluster(t, harness.ClusterOptions{Nodes: n, Data: func(node string) (string, []string) {
+		dir := filepath.Join(base, node)
+		if err := mount(t, dir); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, "data"), []string{fmt.Sprintf("storage.min_free_bytes=%d", smallDisk/4)}
+	}})
+	return c, func(victim *harness.ClusterNode) func() {
+		file := filepath.Join(base, victim.Name, "filler")
+		f, err := os.Create(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		zeros := make([]byte, 1<<20)
+		for err == nil {
+			_, err = f.Write(zeros)
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+		return func() { os.Remove(file) }
+	}
+}
+
+func mount(t *testing.T, dir string) error {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", smallDisk)); err != nil {
+		return err
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return nil
+}
