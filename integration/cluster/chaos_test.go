@@ -12,7 +12,7 @@ import (
 )
 
 // nodeCount is how many nodes the tests run, unless MQGATE_TEST_NODES says.
-const nodeCount = 1
+const nodeCount = 3
 
 func nodes(t *testing.T) int { return setting(t, "MQGATE_TEST_NODES", nodeCount) }
 
@@ -83,6 +83,7 @@ func TestKills(t *testing.T) {
 		if err := n.Restart(); err != nil {
 			t.Fatal(err)
 		}
+		c.AwaitReady(t, n, true)
 		l.progress(10, time.Minute) // of each kind
 		g = append(g, everything.reset())
 		<-next
@@ -111,6 +112,7 @@ func TestRollingRestart(t *testing.T) {
 		if err := n.Restart(); err != nil {
 			t.Fatal(err)
 		}
+		c.AwaitReady(t, n, true)
 		l.progress(20, time.Minute)
 		g = append(g, everything.reset())
 	}

@@ -99,6 +99,9 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 		c.join(secret)
 	}
 	c.StartAll(t)
+	for _, n := range c.Nodes {
+		c.AwaitReady(t, n, true)
+	}
 	startHAProxy(t, dir, c.fronts, c.Nodes)
 	return c
 }
@@ -106,21 +109,17 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 // join has the nodes make one cluster.
 func (c *Cluster) join(secret string) {
 	doors := map[string]string{}
+	var all []string
 	for _, n := range c.Nodes {
 		doors[n.Name] = n.ports["cluster"]
 		if c.Network != nil {
 			doors[n.Name] = c.Network.Door(n.Name, n.ports["cluster"])
 		}
+		all = append(all, doors[n.Name])
 	}
 	for _, n := range c.Nodes {
-		var others []string
-		for _, o := range c.Nodes {
-			if o != n {
-				others = append(others, doors[o.Name])
-			}
-		}
 		n.Set = append(n.Set, "cluster.name=test", "cluster.listen="+n.ports["cluster"], "cluster.secret_file="+secret,
-			"cluster.join=["+strings.Join(others, ", ")+"]")
+			"cluster.join=["+strings.Join(all, ", ")+"]")
 		if c.Network != nil {
 			n.Set = append(n.Set, "cluster.advertise="+doors[n.Name])
 		}
