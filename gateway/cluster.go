@@ -31,6 +31,8 @@ type member struct {
 	mu       sync.Mutex
 	leader   string // node that leads; "" while none is known
 	majority bool
+	met      bool           // there was contact with a leader
+	unlinked time.Time      // since when there is none; zero: there is
 	core     *router.Router // while this node leads
 	store    *jetstream.Store
 }
@@ -142,20 +144,30 @@ func (m *member) stop() {
 	m.group.Wait()
 }
 
-// linked is a condition of being ready.
+// linked is a condition of being ready. While nodes elect a leader none has contact
+// with one, and a load balancer that took that for a failure would close the
+// connections of all clients everywhere: what they ask for waits meanwhile, and so
+// does this. A node that is cut off is not ready at once.
 func (m *member) linked() error {
+	linked := m.g.router.Linked()
 	m.mu.Lock()
-	leader, majority := m.leader, m.majority
-	m.mu.Unlock()
-	switch {
-	case !majority:
-		return errors.New("no contact with the majority of the cluster")
-	case leader == "":
-		return errors.New("the cluster has no leader now")
-	case !m.g.router.Linked():
-		return fmt.Errorf("no contact with the leader, %s", leader)
+	defer m.mu.Unlock()
+	if m.majority && m.leader != "" && linked {
+		m.met, m.unlinked = true, time.Time{}
+		return nil
 	}
-	return nil
+	if m.unlinked.IsZero() {
+		m.unlinked = time.Now()
+	}
+	switch patient := m.met && time.Since(m.unlinked) < holdElecting; {
+	case !m.majority:
+		return errors.New("no contact with the majority of the cluster")
+	case patient:
+		return nil
+	case m.leader == "":
+		return errors.New("the cluster has no leader now")
+	}
+	return fmt.Errorf("no contact with the leader, %s", m.leader)
 }
 
 // Eligible reports whether the node may lead: one that sends its clients away gives the lead up first.

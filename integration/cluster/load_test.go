@@ -183,6 +183,9 @@ func (l *load) finish() {
 	for time.Now().Before(end) && !l.complete() {
 		time.Sleep(20 * time.Millisecond)
 	}
+	if !l.complete() {
+		l.explain()
+	}
 	l.stop()
 	l.receivers.Wait()
 	l.mu.Lock()
@@ -190,6 +193,14 @@ func (l *load) finish() {
 	l.mu.Unlock()
 	for _, g := range l.ledgers {
 		g.judge(l.t)
+	}
+}
+
+// explain logs what the nodes hold, where something that was confirmed does not come.
+func (l *load) explain() {
+	for _, n := range l.c.Nodes {
+		code, out, errs := n.Command("", "queue", "ls", "--set", "data_dir="+n.DataDir())
+		l.t.Logf("queues as %s has them (%d):\n%s%s", n.Name, code, out, errs)
 	}
 }
 
