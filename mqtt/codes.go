@@ -123,6 +123,7 @@ func connackV3(r reason) byte {
 var (
 	errDraining = &fault{code: shuttingDown, text: "server is shutting down"}
 	errSilent   = &fault{code: keepAliveTimeout, text: "client is silent: nothing came within one and a half times its keep alive"}
+	errMoved    = &fault{code: serverBusy, text: router.ErrMoved.Error()}
 	errTaken    = &fault{code: takenOver, text: "another connection took over the client id"}
 	errAborted  = errors.New("connection aborted: the server did not wait longer")
 	errLeft     = errors.New("client closed the connection without DISCONNECT")

@@ -292,6 +292,9 @@ func (c *conn) disown(cause error) {
 	if errors.Is(cause, router.ErrTakenOver) {
 		cause = errTaken
 	}
+	if errors.Is(cause, router.ErrMoved) {
+		cause = errMoved
+	}
 	c.stop(cause)
 	c.kill(cause)
 }
@@ -394,7 +397,7 @@ func breaksRules(cause error) bool {
 		return false
 	}
 	switch f.code {
-	case unspecified, unavailable, shuttingDown, keepAliveTimeout, takenOver, quotaExceeded:
+	case unspecified, unavailable, serverBusy, shuttingDown, keepAliveTimeout, takenOver, quotaExceeded:
 		return false
 	}
 	return true

@@ -135,6 +135,8 @@ func farewell(cause error) *refusal {
 			"server is shutting down, reconnect")
 	case errors.Is(cause, router.ErrTakenOver):
 		return fatal("A client id is for one connection at a time: give each worker its own.", "another connection took over the client id")
+	case errors.Is(cause, router.ErrMoved):
+		return fatal("Connect again, to any node. What was not confirmed must be sent again.", "%s", router.ErrMoved)
 	case errors.Is(cause, errSilent):
 		return fatal("Send a line feed or a frame at least as often as the heart-beat header of CONNECT promised, or promise 0.",
 			"no heart-beat came in time")

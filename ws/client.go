@@ -245,6 +245,9 @@ func (c *client) disown(cause error) {
 	if errors.Is(cause, router.ErrTakenOver) {
 		cause = errTakenOver
 	}
+	if errors.Is(cause, router.ErrMoved) {
+		cause = errMoved
+	}
 	c.stop(cause)
 }
 

@@ -3,6 +3,8 @@ package ws
 import (
 	"errors"
 	"fmt"
+
+	"github.com/mqgate/mqgate/router"
 )
 
 // Close codes (RFC 6455 section 7.4.1, and our own from 4400 on).
@@ -15,6 +17,7 @@ const (
 	closePolicy      = 1008 // a flood of frames
 	closeTooBig      = 1009
 	closeInternal    = 1011 // a fault of ours: come back
+	closeRestart     = 1012 // what the session needs is elsewhere now: come back
 	closeTryAgain    = 1013 // too many connections: come back later
 
 	closeLoginRefused = 4401
@@ -50,6 +53,7 @@ func refuse(code uint16, format string, args ...any) *closeError {
 // Causes of a connection's end.
 var (
 	errDraining     = refuse(closeGoingAway, "the server is shutting down, reconnect")
+	errMoved        = refuse(closeRestart, "%s", router.ErrMoved)
 	errLeft         = errors.New("client closed the connection")
 	errSlow         = refuse(closeSlow, "the client does not read fast enough")
 	errSilent       = refuse(closeSilent, "the client did not answer a ping")

@@ -48,7 +48,7 @@ func theEnd(c client, err error) string {
 	var closing *websocket.CloseError
 	var op *net.OpError
 	switch r, old := c.(*mqttReceiver); {
-	case strings.Contains(err.Error(), "shutting down"):
+	case strings.Contains(err.Error(), "shutting down"), strings.Contains(err.Error(), "connect again"):
 		return announced
 	case errors.As(err, &closing) && (closing.Code == websocket.CloseGoingAway || closing.Code == websocket.CloseServiceRestart):
 		return announced
