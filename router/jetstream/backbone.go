@@ -106,6 +106,9 @@ func (s *Store) connect() error {
 		s.group.Go(s.watchLanes)
 	}
 	s.reader, err = newReader(s.reads)
+	if err == nil && s.node.Clustered() {
+		s.reader.patience = readPatience
+	}
 	return err
 }
 

@@ -3,10 +3,12 @@ package jetstream
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,6 +21,10 @@ import (
 type reader struct {
 	conn   *nats.Conn
 	prefix string
+	// patience is how long an answer may stand still before another is asked for;
+	// 0: for ever. In a cluster the replica that was asked may be one of a node that
+	// stands still or is cut off, and which was not noticed yet.
+	patience time.Duration
 
 	mu      sync.Mutex
 	next    uint64
@@ -27,8 +33,15 @@ type reader struct {
 
 type readRequest struct {
 	entries []router.Entry
+	heard   atomic.Int64 // how many
 	ended   chan error
 }
+
+// readPatience is a reader's patience in a cluster. Elections take longer: a node
+// that takes the lead must not wait for one that is gone.
+const readPatience = 700 * time.Millisecond
+
+var errStandsStill = errors.New("the replica that was asked does not answer")
 
 func newReader(conn *nats.Conn) (*reader, error) {
 	r := &reader{conn: conn, prefix: nats.NewInbox() + ".", waiting: map[string]*readRequest{}}
@@ -61,6 +74,16 @@ func (r *reader) read(ctx context.Context, stream string, get directGet) ([]rout
 	if err != nil {
 		return nil, fmt.Errorf("encode a read: %w", err)
 	}
+	for {
+		entries, err := r.attempt(ctx, stream, body)
+		if !errors.Is(err, errStandsStill) {
+			return entries, err
+		}
+	}
+}
+
+// attempt asks once.
+func (r *reader) attempt(ctx context.Context, stream string, body []byte) ([]router.Entry, error) {
 	req := &readRequest{ended: make(chan error, 1)}
 	r.mu.Lock()
 	r.next++
@@ -75,11 +98,18 @@ func (r *reader) read(ctx context.Context, stream string, get directGet) ([]rout
 	if err := r.conn.PublishRequest("$JS.API.DIRECT.GET."+stream, r.prefix+id, body); err != nil {
 		return nil, unavailable(err)
 	}
+	moved, heard := time.Now(), int64(0)
 	for {
 		select {
 		case err := <-req.ended:
 			return req.entries, err
 		case <-time.After(nudgeAfter * lookEvery):
+			if n := req.heard.Load(); n != heard {
+				moved, heard = time.Now(), n
+			}
+			if r.patience > 0 && time.Since(moved) > r.patience {
+				return nil, errStandsStill
+			}
 			_ = r.conn.FlushTimeout(requestTimeout) // as publisher.nudge; the wait below ends in any case
 		case <-ctx.Done():
 			return nil, unavailable(fmt.Errorf("read from stream %s: %w", stream, context.Cause(ctx)))
@@ -103,6 +133,7 @@ func (r *reader) answered(m *nats.Msg) {
 			return
 		}
 		req.entries = append(req.entries, router.Entry{Seq: seq, Envelope: m.Data})
+		req.heard.Add(1)
 	case "204", "404": // end of batch; nothing there
 		req.end(nil)
 	default:
