@@ -134,7 +134,7 @@ func (c *conn) readAll() error {
 // Read is the framer's reader. It is called only when no whole packet is buffered, so before the reader blocks: here the
 // writers of what it fed are woken.
 func (c *conn) Read(b []byte) (int, error) {
-	c.batch.Flush()
+	c.batch.FlushHere()
 	var since time.Time
 	if c.silence > 0 {
 		since = time.Now() // silence counts while the gateway listens

@@ -130,7 +130,7 @@ func (c *conn) readAll() error {
 // Read is the decoder's reader. It is called only when no whole frame is buffered, so before the reader blocks: here the
 // writers of what it fed are woken.
 func (c *conn) Read(b []byte) (int, error) {
-	c.batch.Flush()
+	c.batch.FlushHere()
 	if c.session != nil && !c.armed && len(b) > smallRead {
 		c.armed, c.fed = true, c.decoder.Bytes()
 		if err := c.socket.SetReadDeadline(time.Now().Add(idleAfter)); err != nil {

@@ -101,7 +101,7 @@ func (c *client) readAll() error {
 		}
 	}()
 	for {
-		c.batch.Flush()
+		c.batch.FlushHere()
 		if e := c.ending.Load(); e != nil {
 			return *e
 		}

@@ -95,7 +95,7 @@ func TestStuckPeersDoNotHoldUpTheCrew(t *testing.T) {
 		here, _ := tcpPair(t)
 		l := &listener{}
 		o := New(here, l, Options{MaxBytes: 64 << 20, Reserve: 100, WriteTimeout: time.Second})
-		for range 200 { // more than the kernel takes
+		for range 100 { // more than the kernel takes
 			put(o, nil, string(make([]byte, 60<<10)))
 		}
 		stuck = append(stuck, l)
@@ -139,4 +139,31 @@ func TestTheCrewTellsOfABrokenSocket(t *testing.T) {
 		t.Errorf("failed %d times, written %d", l.failed.Load(), l.written.Load())
 	}
 	o.Close()
+}
+
+// What a reader has for few peers is with the kernel when it goes to wait, without another goroutine.
+func TestAReaderWritesToFewPeersItself(t *testing.T) {
+	for _, n := range []int{1, fewBoxes, fewBoxes + 3} {
+		var boxes []*Outbox
+		var w Batch
+		for range n {
+			here, _ := tcpPair(t)
+			o := New(here, &listener{}, wide)
+			if o.try == nil {
+				t.Skip("no way to write without waiting on this system")
+			}
+			boxes = append(boxes, o)
+			put(o, &w, "x")
+		}
+		w.FlushHere()
+		for _, o := range boxes {
+			if left := o.Backlog(); left > 0 && n <= fewBoxes {
+				t.Errorf("%d bytes wait of %d peers", left, n)
+			}
+			o.Close()
+			if o.Backlog() != 0 || o.owner.(*listener).written.Load() != 1 {
+				t.Error("the byte was not written")
+			}
+		}
+	}
 }

@@ -404,6 +404,36 @@ func (b *Batch) Brakes() []Brake {
 
 func (b *Batch) add(o *Outbox) { b.boxes = append(b.boxes, o) }
 
+// FlushHere is Flush for a reader that is about to wait: what it has for one or two
+// peers it writes itself, as far as they take it at once. That wakes no other
+// thread, which costs more than the write.
+func (b *Batch) FlushHere() {
+	if len(b.boxes) > fewBoxes {
+		b.Flush()
+		return
+	}
+	b.brakes = b.brakes[:0]
+	for i, o := range b.boxes {
+		b.boxes[i] = nil
+		o.mu.Lock()
+		o.queued = false
+		start := !o.running && o.failed == nil && o.pend.n > 0
+		if start && o.try == nil {
+			o.start()
+			start = false
+		}
+		o.running = o.running || start
+		o.mu.Unlock()
+		if start {
+			o.attempt()
+		}
+	}
+	b.boxes = b.boxes[:0]
+}
+
+// fewBoxes is how many a reader writes to itself.
+const fewBoxes = 2
+
 // Flush wakes the writers of what was appended since the last Flush.
 func (b *Batch) Flush() {
 	if b == nil {
