@@ -1,7 +1,12 @@
 package gateway
 
 import (
+	"bufio"
 	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -59,5 +64,72 @@ func TestWebSocketPortsOfOtherBrokers(t *testing.T) {
 	_, resp, err := websocket.DefaultDialer.Dial("ws://"+g.Addr("http.listeners[2]").String()+"/", nil)
 	if err == nil || resp.StatusCode != 400 || !strings.Contains(resp.Status, "Bad Request") {
 		t.Errorf("MQTT without its subprotocol: %v %v", resp, err)
+	}
+}
+
+// An idle client over WebSocket costs at most 20 KiB, with the socket of this process
+// that stands in for it.
+func TestIdleWebSocketsAreSmall(t *testing.T) {
+	g := open(t, load(t))
+	run(t, g)
+	memory := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	for name, c := range map[string]struct{ path, offered, send string }{
+		"STOMP": {"/stomp", "v12.stomp", "CONNECT\naccept-version:1.2\nhost:/\n\n\x00"},
+		"MQTT":  {"/mqtt", "mqtt", "\x10\x0c\x00\x04MQTT\x04\x02\x00\x00\x00\x00"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const n = 200
+			addr := g.Addr("http").String()
+			idleWebSocket(t, addr, c.path, c.offered, c.send) // whatever the first one brings along
+			before := memory()
+			for range n {
+				idleWebSocket(t, addr, c.path, c.offered, c.send)
+			}
+			each := uint64(0)
+			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+				after := memory()
+				if each = (after - min(before, after)) / n; each < 20<<10 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("%d bytes a connection", each)
+				}
+			}
+			t.Logf("%d bytes a connection", each)
+		})
+	}
+}
+
+func idleWebSocket(t *testing.T, addr, path, offered, send string) {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	hello := "GET " + path + " HTTP/1.1\r\nHost: " + addr + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: " + offered +
+		"\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+	if _, err := io.WriteString(c, hello); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReaderSize(c, 512)
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp, err)
+	}
+	frame := append([]byte{0x82, 0x80 | byte(len(send)), 0, 0, 0, 0}, send...)
+	if _, err := c.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := r.ReadByte(); err != nil || b&0x80 == 0 {
+		t.Fatal(b, err)
 	}
 }

@@ -1,6 +1,7 @@
-// Package ws is the WebSocket front-end: one HTTP handler that carries STOMP, MQTT
-// and mqgate's own JSON protocol (PROTOCOL.md, protocol.schema.json) to browsers
-// and others, and serves the JavaScript client of the latter.
+// Package ws is the front-end for browsers and scripts: one HTTP handler that
+// carries STOMP, MQTT and mqgate's own JSON protocol (PROTOCOL.md,
+// protocol.schema.json) over WebSocket, takes and gives messages over plain HTTP and
+// as server-sent events (HTTP.md), and serves a JavaScript client.
 //
 // # What it is
 //
@@ -14,8 +15,13 @@
 //
 // # What it guarantees
 //
-//   - A page of another origin gets no connection unless its origin is allowed.
-//     Cookies are never looked at.
+//   - A page of another origin gets no connection and no answer unless its origin is
+//     allowed; one whose host is a name that anyone could have made to resolve here
+//     gets no more than who logs in. Cookies are never looked at.
+//   - A message that was taken over HTTP is settled by its taker, or goes back when
+//     its lease ends or the server stops.
+//   - Compression is off unless asked for by the operator and the client; a message
+//     inflates to no more than the limit of a plain one, and states are borrowed.
 //   - Frames, messages, unconfirmed publishes, subscriptions, control frames and
 //     everything else that a peer may send are bounded; nothing is allocated from
 //     a length that a frame claims.
@@ -27,8 +33,8 @@
 //
 // # What it never does
 //
-// It compresses nothing (a shared dictionary leaks secrets, and a bomb costs
-// memory), opens no port, knows no STOMP or MQTT, and stores nothing.
+// It opens no port, knows no STOMP or MQTT, stores nothing, and answers nothing that
+// a browser would show as a page: what users wrote is JSON or text.
 //
 // It imports router and router/outbox only, and is imported by package gateway.
 package ws

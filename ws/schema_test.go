@@ -277,6 +277,17 @@ func TestEveryExampleOfTheProtocolIsValid(t *testing.T) {
 	}
 }
 
+// The client is to be read in one sitting, and to need nothing.
+func TestTheClientIsSmall(t *testing.T) {
+	b, err := os.ReadFile("client/mqgate.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(b), "\n"); n >= 200 || strings.Contains(string(b), "\nimport ") {
+		t.Errorf("%d lines", n)
+	}
+}
+
 // Every error code and every close code that the protocol names is one of the
 // code's, and the other way round.
 func TestTheProtocolNamesEveryCode(t *testing.T) {
