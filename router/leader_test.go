@@ -1,0 +1,121 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// A leader that dies: publishers that wait hear from the next one, and a client keeps what it has in hands, though others
+// consume from the same queue.
+func TestClusterLeaderLoss(t *testing.T) {
+	for _, graceful := range []bool{false, true} {
+		t.Run(fmt.Sprint("graceful=", graceful), func(t *testing.T) { testLeaderLoss(t, graceful) })
+	}
+}
+
+func testLeaderLoss(t *testing.T, graceful bool) {
+	c := startCluster(t, 2, nil)
+	unkicked := func(e *harness, id string) *Session {
+		s, err := e.Connect(SessionOptions{Principal: anyone, ClientID: id, Kick: func(cause error) { t.Errorf("%q was kicked: %v", id, cause) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s, p := unkicked(c.edges[0], ""), unkicked(c.edges[1], "pub")
+	other := unkicked(c.edges[1], "other")
+	_, in := consume(t, s, "/queue/q", 2)
+	for i := range 3 {
+		mustPublish(t, p, "/queue/q", fmt.Sprint(i))
+	}
+	ds := in.wait(t, "0", "1")
+	_, late := consume(t, other, "/queue/q", 1)
+	late.wait(t, "2")
+
+	dev := unkicked(c.edges[1], "dev")
+	x, _ := claim(t, dev, ClaimOptions{Expiry: time.Hour, Will: &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("gone")}}})
+	if err := x.Bind(context.Background(), mqttFilter(t, "a/#"), BindOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	inbox1 := &inbox{}
+	sub, err := x.Receive(inbox1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub.Start(nil)
+	mustPublish(t, p, "/topic/a/b", "d0")
+	mustPublish(t, p, "/topic/a/b", "d1")
+	held := inbox1.wait(t, "d0")[0]
+
+	if graceful {
+		c.stepDown()
+	} else {
+		c.crash()
+	}
+	answers := make(chan error, 10)
+	for i := 3; i <= 5; i++ {
+		m := &Message{To: dest(t, "/queue/q"), Body: []byte(fmt.Sprint(i)), Flags: FlagPersistent}
+		if _, err := p.Publish(context.Background(), m, nil, func(_ Stored, err error, _ *outbox.Batch) { answers <- err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.succeed()
+	for range 3 {
+		if err := <-answers; err != nil {
+			t.Errorf("not held until there was a leader: %v", err)
+		}
+	}
+	ack(t, ds[1])
+	in.wait(t, "0", "1", "3")
+	ack(t, late.wait(t, "2")[0])
+	late.wait(t, "2", "4")
+	if got := late.got()[1]; got.Redelivered() {
+		t.Error("what nobody had is marked")
+	}
+	s.Close()
+	eventually(t, func() error {
+		if info, err := c.core.QueueInfo(anyone, dest(t, "/queue/q")); err != nil || info.Consumers != 1 {
+			return fmt.Errorf("%d consumers, %v", info.Consumers, err)
+		}
+		return nil
+	})
+	ds = late.got()
+	ack(t, ds[1])
+	ds = late.wait(t, "2", "4", "0")
+	if !ds[2].Redelivered() || ds[2].Count != 2 {
+		t.Errorf("count %d", ds[2].Count)
+	}
+
+	ack(t, held)
+	d1 := inbox1.wait(t, "d0", "d1")[1]
+	if graceful && d1.Redelivered() { // after a crash anything up to what was reserved is suspect
+		t.Error("what the session never had is marked")
+	}
+	if info, err := c.core.QueueInfo(anyone, dest(t, "/queue/wills")); err == nil {
+		t.Errorf("the will of a client that is connected was published: %+v", info)
+	}
+	if s2, err := c.edges[0].Connect(SessionOptions{Principal: NewPrincipal("stranger", "", false, nil), ClientID: "pub", Kick: func(error) {}}); ClassOf(err) != Conflict {
+		t.Errorf("the new leader does not know who is connected: %v %v", s2, err)
+	}
+}
+
+// A leader whose lease has ended says nothing more: neither confirmations nor deliveries.
+func TestClusterLeaderWithoutLeaseIsSilent(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	s := c.edges[0].session()
+	_, in := consume(t, s, "/queue/q", 10)
+	mustPublish(t, s, "/queue/q", "0")
+	in.wait(t, "0")
+	c.valid.Store(false)
+	m := &Message{To: dest(t, "/queue/q"), Body: []byte("1"), Flags: FlagPersistent}
+	if err := publish(t, s, m); ClassOf(err) != Unavailable {
+		t.Errorf("it confirmed: %v", err)
+	}
+	if got := in.bodies(); len(got) != 1 {
+		t.Errorf("it delivered %v", got)
+	}
+}

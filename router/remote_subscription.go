@@ -1,0 +1,246 @@
+package router
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// remoteSubscription is the edge's end of a subscription to what the leader keeps.
+type remoteSubscription struct {
+	rs      *remoteSession
+	id      uint64
+	sub     *Subscription
+	durable string
+	method  method // that opened it
+	call    subscribeCall
+	opened  bool // the leader said yes; under the edge's lock
+	started bool // as is this
+
+	mu      sync.Mutex
+	waiting []*Delivery // given by the leader, not yet taken by the receiver; the credit bounds it
+	held    []*Delivery // taken by it, in order; some may be over
+	ready   bool        // the receiver may be given something
+	closed  bool
+}
+
+// subscribe opens a subscription at the leader.
+func (rs *remoteSession) subscribe(ctx context.Context, sub *Subscription, o SubscribeOptions) error {
+	x := rs.addSubscription(sub, methodSubscribe, subscribeCall{Filter: wireOf(o.Filter), Credit: sub.credit, NoLocal: o.NoLocal,
+		Selector: selectorText(o.Selector), Durable: o.Durable, Group: sub.group, Alone: sub.exclusive})
+	_, err := rs.edge.do(ctx, rs, x.request(nil))
+	return x.answered(err)
+}
+
+func (rs *remoteSession) addSubscription(sub *Subscription, m method, c subscribeCall) *remoteSubscription {
+	e := rs.edge
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	rs.lastID++
+	c.ID = rs.lastID
+	x := &remoteSubscription{rs: rs, id: rs.lastID, sub: sub, durable: c.Durable, method: m, call: c}
+	rs.subs[x.id] = x
+	sub.remote = x
+	return x
+}
+
+// request is what opens the subscription.
+func (x *remoteSubscription) request(held []uint64) []byte {
+	c := x.call
+	c.Held = held
+	return appendJSON([]byte{byte(x.method)}, c)
+}
+
+// answered notes whether the leader opened the subscription.
+func (x *remoteSubscription) answered(err error) error {
+	if err != nil {
+		x.forget()
+		return err
+	}
+	x.rs.edge.mu.Lock()
+	x.opened = true
+	x.rs.edge.mu.Unlock()
+	return nil
+}
+
+func (x *remoteSubscription) forget() {
+	e := x.rs.edge
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(x.rs.subs, x.id)
+}
+
+func (x *remoteSubscription) start(w *outbox.Batch) {
+	x.resume(w)
+	x.rs.edge.mu.Lock()
+	x.started = true
+	x.rs.edge.mu.Unlock()
+	x.rs.edge.note(x.rs, methodStart, func(b []byte) []byte { return binary.AppendUvarint(b, x.id) })
+}
+
+// resume gives the receiver what waits.
+func (x *remoteSubscription) resume(w *outbox.Batch) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.ready = true
+	for len(x.waiting) > 0 && !x.closed {
+		if !x.sub.receiver.Stored(x.waiting[0], w) {
+			x.ready = false
+			return
+		}
+		x.keep(x.waiting[0])
+		x.waiting[0] = nil
+		x.waiting = x.waiting[1:]
+	}
+}
+
+// keep notes what the client has in hands; with the lock held.
+func (x *remoteSubscription) keep(d *Delivery) {
+	if len(x.held) > 2*x.sub.credit+64 {
+		x.held = slices.DeleteFunc(x.held, (*Delivery).isOver)
+	}
+	x.held = append(x.held, d)
+}
+
+func (d *Delivery) isOver() bool { return atomic.LoadUint32(&d.over) != 0 }
+
+// overUpTo notes that all that was given before d is over too; with the lock held.
+func (x *remoteSubscription) overUpTo(d *Delivery) {
+	i := slices.Index(x.held, d)
+	for _, before := range x.held[:max(i, 0)] {
+		atomic.StoreUint32(&before.over, 1)
+	}
+	x.held = slices.Delete(x.held, 0, i+1)
+}
+
+// deliver takes what the leader gives.
+func (x *remoteSubscription) deliver(d *Delivery, w *outbox.Batch) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.closed: // the leader has it back
+	case !x.ready || !x.sub.receiver.Stored(d, w):
+		x.ready = false
+		x.waiting = append(x.waiting, d)
+	default:
+		x.keep(d)
+		x.rs.edge.router.Stats.Delivered.Add(1)
+	}
+}
+
+// giveBack has the leader give what a member of a live group has not acknowledged to others, when the member has left.
+func (x *remoteSubscription) giveBack(ms []*Message) {
+	if len(ms) == 0 {
+		return
+	}
+	x.rs.edge.note(x.rs, methodGiveBack, func(b []byte) []byte {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, x.id), uint64(len(ms)))
+		for _, m := range ms {
+			b = appendString(b, string(m.AppendEnvelope(nil)))
+		}
+		return b
+	})
+}
+
+func (x *remoteSubscription) setCredit(n int) {
+	x.rs.edge.mu.Lock()
+	x.call.Credit = max(n, 1)
+	x.rs.edge.mu.Unlock()
+	x.rs.edge.note(x.rs, methodCredit, func(b []byte) []byte {
+		return binary.AppendUvarint(binary.AppendUvarint(b, x.id), uint64(max(n, 1)))
+	})
+}
+
+// close ends it at the leader. What the receiver has not seen counts as not delivered.
+func (x *remoteSubscription) close() {
+	x.mu.Lock()
+	waiting := x.waiting
+	x.waiting, x.closed = nil, true
+	x.mu.Unlock()
+	x.rs.edge.note(x.rs, methodCancel, func(b []byte) []byte {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, x.id), uint64(len(waiting)))
+		for _, d := range waiting {
+			b = binary.AppendUvarint(b, d.Seq)
+		}
+		return b
+	})
+	x.forget()
+}
+
+// settle tells the leader how a delivery ended. With done it hears when that is stored.
+func (x *remoteSubscription) settle(d *Delivery, how settlement, delay time.Duration, cause string, done Done) error {
+	if !atomic.CompareAndSwapUint32(&d.over, 0, 1) {
+		return errNotHeld()
+	}
+	if how == settleAckUpTo {
+		x.mu.Lock()
+		x.overUpTo(d)
+		x.mu.Unlock()
+	}
+	body := func(b []byte) []byte {
+		b = binary.AppendUvarint(b, x.id)
+		b = binary.AppendUvarint(b, d.Seq)
+		b = append(b, byte(how))
+		b = binary.AppendVarint(b, delay.Milliseconds())
+		return appendString(b, cause)
+	}
+	if done == nil {
+		x.rs.edge.note(x.rs, methodSettle, body)
+		return nil
+	}
+	_, err := x.rs.edge.ask(x.rs, body([]byte{byte(methodSettle)}), true, func(r reply, w *outbox.Batch) { done(Stored{}, x.stale(d, r.err), w) })
+	return err
+}
+
+// stale takes it for no error that a message, which came from another leader, is not held any more: it was given to another
+// client, as it would be after any loss of a consumer.
+func (x *remoteSubscription) stale(d *Delivery, err error) error {
+	if err == nil || ClassOf(err) != NotFound {
+		return err
+	}
+	x.rs.edge.mu.Lock()
+	defer x.rs.edge.mu.Unlock()
+	if l := x.rs.edge.link; l != nil && l.id != d.link {
+		return nil
+	}
+	return err
+}
+
+func errNotHeld() error {
+	return &Error{Op: "settle", Class: NotFound, Text: "the message is not, or no longer, held by this subscription"}
+}
+
+func (rs *remoteSession) subscription(id uint64) *remoteSubscription {
+	rs.edge.mu.Lock()
+	defer rs.edge.mu.Unlock()
+	return rs.subs[id]
+}
+
+func (rs *remoteSession) stored(link uint64, r envelopeReader) {
+	x := rs.subscription(r.uvarint())
+	d := &Delivery{Seq: r.uvarint(), Count: int(r.uvarint()), marked: r.byte() == 1}
+	m, err := ParseEnvelope(r.rest())
+	if x == nil || err != nil {
+		return
+	}
+	d.Message, d.sub, d.remote, d.link = m, x.sub, x, link
+	x.deliver(d, &rs.edge.wakes)
+}
+
+func (rs *remoteSession) live(r envelopeReader) {
+	x := rs.subscription(r.uvarint())
+	m, err := ParseEnvelope(r.rest())
+	if x == nil || err != nil {
+		return
+	}
+	if x.sub.receiver.Live(m, &rs.edge.wakes) {
+		rs.edge.router.Stats.Delivered.Add(1)
+	} else {
+		rs.edge.router.Stats.Drop(DropSlowConsumer, 1)
+	}
+}

@@ -1,0 +1,259 @@
+package router
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// shadowSubscription passes what a mailbox gives on to the edge.
+type shadowSubscription struct {
+	shadow *shadow
+	id     uint64
+	sub    *Subscription
+
+	mu    sync.Mutex
+	held  map[uint64]given // by sequence
+	order []given          // as they were given; what has been settled since is still in it
+	last  uint64
+}
+
+// given is a delivery that the edge has. A message that comes back and is given again has another number.
+type given struct {
+	d      *Delivery
+	number uint64
+}
+
+var _ Receiver = (*shadowSubscription)(nil)
+
+// Stored passes a delivery on: its credit is the edge's.
+func (s *shadowSubscription) Stored(d *Delivery, _ *outbox.Batch) bool {
+	l := s.shadow.link
+	if l.closed() != nil {
+		return false
+	}
+	s.hold(d)
+	b := append(binary.AppendUvarint(l.begin(opEvent), s.shadow.n), byte(eventStored))
+	b = binary.AppendUvarint(binary.AppendUvarint(b, s.id), d.Seq)
+	b = binary.AppendUvarint(b, uint64(d.Count))
+	b = append(b, boolByte(d.marked))
+	l.end(d.Message.AppendEnvelope(b))
+	return true
+}
+
+// Live passes on what a shared group chose this member for.
+func (s *shadowSubscription) Live(m *Message, _ *outbox.Batch) bool {
+	l := s.shadow.link
+	if l.closed() != nil {
+		return false
+	}
+	b := append(binary.AppendUvarint(l.begin(opEvent), s.shadow.n), byte(eventLive))
+	l.end(m.AppendEnvelope(binary.AppendUvarint(b, s.id)))
+	return true
+}
+
+func boolByte(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (s *shadowSubscription) hold(d *Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last++
+	g := given{d, s.last}
+	s.held[d.Seq] = g
+	if len(s.order) > 2*len(s.held)+64 {
+		s.order = slices.DeleteFunc(s.order, func(g given) bool { return s.held[g.d.Seq] != g })
+	}
+	s.order = append(s.order, g)
+}
+
+// take returns a delivery that the edge has, which is settled now.
+func (s *shadowSubscription) take(seq uint64) *Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.held[seq]
+	delete(s.held, seq)
+	return g.d
+}
+
+// takeUpTo is take for a cumulative acknowledgement, which settles what was given before as well.
+func (s *shadowSubscription) takeUpTo(seq uint64) *Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	upto, ok := s.held[seq]
+	for ok && len(s.order) > 0 && s.order[0].number <= upto.number {
+		if g := s.order[0]; s.held[g.d.Seq] == g {
+			delete(s.held, g.d.Seq)
+		}
+		s.order[0] = given{}
+		s.order = s.order[1:]
+	}
+	return upto.d
+}
+
+func (x *shadow) subscribe(ctx context.Context, r envelopeReader) error {
+	var c subscribeCall
+	if json.Unmarshal(r.b, &c) != nil {
+		return errFrame
+	}
+	sel, err := parseSelector(c.Selector)
+	if err != nil {
+		return err
+	}
+	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]given{}}
+	o := SubscribeOptions{Filter: c.Filter.filter(), Receiver: s, Credit: c.Credit, NoLocal: c.NoLocal, Selector: sel, Durable: c.Durable, Exclusive: c.Alone, inHands: c.Held}
+	if c.Group != "" {
+		if s.sub, err = x.session.SubscribeShared(c.Group, o); err == nil {
+			s.sub.Start(nil) // or what is confirmed before the edge says so would be missed
+		}
+	} else {
+		s.sub, err = x.session.Subscribe(ctx, o)
+	}
+	if err == nil {
+		x.subs[c.ID] = s
+	}
+	return err
+}
+
+// cancel ends a subscription. What the client has not seen of it counts as not delivered.
+func (x *shadow) cancel(r envelopeReader, w *outbox.Batch) {
+	id := r.uvarint()
+	s := x.subs[id]
+	if s == nil {
+		return
+	}
+	delete(x.subs, id)
+	s.sub.pause()
+	for range r.uvarint() {
+		seq := r.uvarint()
+		if r.bad {
+			break
+		}
+		if d := s.take(seq); d != nil {
+			_ = d.Undeliver(w) // it is held: it was here just now
+		}
+	}
+	s.sub.Close(w)
+}
+
+// giveBack ends a member's subscription to a live group, and gives others what it has not acknowledged.
+func (x *shadow) giveBack(r envelopeReader, w *outbox.Batch) {
+	id := r.uvarint()
+	s := x.subs[id]
+	if s == nil {
+		return
+	}
+	delete(x.subs, id)
+	var ms []*Message
+	for range r.length() {
+		m, err := ParseEnvelope(r.bytes())
+		if err != nil || r.bad {
+			break
+		}
+		ms = append(ms, m)
+	}
+	s.sub.CloseAndReturn(ms, w)
+}
+
+// pause has a mailbox give nothing more.
+func (s *Subscription) pause() {
+	if s.box != nil {
+		s.box.mu.Lock()
+		s.paused = true
+		s.box.mu.Unlock()
+	}
+}
+
+func (x *shadow) settle(q request, w *outbox.Batch) {
+	r := q.body
+	s := x.subs[r.uvarint()]
+	seq := r.uvarint()
+	how := settlement(r.byte())
+	delay := time.Duration(r.varint()) * time.Millisecond
+	cause := r.text()
+	var d *Delivery
+	switch {
+	case s == nil:
+	case how == settleAckUpTo:
+		d = s.takeUpTo(seq)
+	default:
+		d = s.take(seq)
+	}
+	if d == nil {
+		x.settleLater(q, s, seq)
+		return
+	}
+	var done Done
+	if q.number != 0 {
+		done = func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) }
+	}
+	var err error
+	switch how {
+	case settleAck:
+		err = d.Ack(w, done)
+	case settleAckUpTo:
+		err = d.AckUpTo(w, done)
+	case settleNack:
+		err = d.Nack(delay, cause, w, done)
+	case settleReject:
+		err = d.Reject(cause, w, done)
+	case settleUndeliver:
+		err = d.Undeliver(w)
+	default:
+		err = errFrame
+	}
+	if err != nil {
+		x.link.refuse(q.number, err)
+	}
+}
+
+// settleLater waits for a message that the client has from another leader, and that is not loaded yet.
+func (x *shadow) settleLater(q request, s *shadowSubscription, seq uint64) {
+	if q.again { // it was settled before
+		x.link.reply(q.number, nil)
+		return
+	}
+	q.again = true
+	if s != nil && s.sub.box != nil && s.sub.box.whenAdopted(seq, func() { x.push(q) }) {
+		return
+	}
+	x.link.refuse(q.number, errNotHeld())
+}
+
+// push has a request done.
+func (x *shadow) push(q request) {
+	x.link.busy.Add(1)
+	start, taken := x.enqueue(q)
+	if !taken {
+		x.link.busy.Add(-1)
+	}
+	if start {
+		x.link.run(x.run)
+	}
+}
+
+func (x *shadow) receive(r envelopeReader) ([]byte, error) {
+	if x.durable == nil {
+		return nil, errNoSession
+	}
+	var c subscribeCall
+	if json.Unmarshal(r.b, &c) != nil {
+		return nil, errFrame
+	}
+	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]given{}}
+	var err error
+	if s.sub, err = x.durable.receive(s, c.Credit, c.Held); err != nil || s.sub == nil {
+		return []byte{0}, err
+	}
+	x.subs[s.id] = s
+	return []byte{1}, nil
+}
