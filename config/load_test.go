@@ -438,17 +438,52 @@ func TestExampleFiles(t *testing.T) {
 	}
 	for _, f := range files {
 		t.Run(f, func(t *testing.T) {
-			if text, err := readFile(f); err == nil && strings.HasPrefix(strings.TrimSpace(string(text)), "-") {
+			text, err := readFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(strings.TrimSpace(string(text)), "-") {
 				if _, err := readUsers(f, text); err != nil {
 					t.Error(err)
 				}
 				return
 			}
-			if _, err := Load(Sources{File: f}); err != nil {
+			if _, err := Load(Sources{File: completed(t, f, text), Environ: exampleEnvironment(t, f)}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
+}
+
+// completed is a copy of an example beside the files that its README has people write.
+func completed(t *testing.T, file string, text []byte) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, line := range strings.Split(string(text), "\n") {
+		if _, name, ok := strings.Cut(line, "password_file: "); ok {
+			if err := os.WriteFile(filepath.Join(dir, strings.Fields(name)[0]), []byte("a password"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	copied := filepath.Join(dir, filepath.Base(file))
+	if err := os.WriteFile(copied, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return copied
+}
+
+// exampleEnvironment is what an example's script sets besides.
+func exampleEnvironment(t *testing.T, file string) []string {
+	t.Helper()
+	if filepath.Base(filepath.Dir(file)) != "cluster" {
+		return nil
+	}
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("as long as a secret has to be"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"MQGATE_CLUSTER_LISTEN=127.0.0.1:6222", "MQGATE_CLUSTER_JOIN=127.0.0.1:6222,127.0.0.1:6223,127.0.0.1:6224", "MQGATE_CLUSTER_SECRET_FILE=" + secret}
 }
 
 // TestReadmeSamples: what the documents show as configuration is one.

@@ -19,7 +19,6 @@ type flow struct {
 	confirmed map[string]map[int]bool        // by publisher: PUBACK or PUBREC came
 	resent    map[string]map[int]bool        // by publisher: sent again
 	got       map[string]map[string]*numbers // by subscriber and publisher
-	lost      []string                       // sessions that were not there any more
 	sends     int
 	problems  []string
 }

@@ -284,7 +284,7 @@ func (d *remoteDurable) save(state []byte, done Done) {
 
 // leave tells the leader how the connection ended. The session is closed here already, so this goes by itself.
 func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
-	_, err := d.rs.edge.doClosed(ctx, d.rs, appendJSON([]byte{byte(methodLeave)}, leaveCall{Expiry: o.Expiry, Will: o.Will, State: o.State}))
+	_, err := d.rs.edge.doClosed(ctx, d.rs, appendJSON([]byte{byte(methodLeave)}, leaveCall(o)))
 	return err
 }
 

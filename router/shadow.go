@@ -407,7 +407,7 @@ func (x *shadow) leave(ctx context.Context, r envelopeReader) error {
 	}
 	x.durable = nil
 	x.link.forget(x)
-	return d.Leave(ctx, LeaveOptions{Expiry: c.Expiry, Will: c.Will, State: c.State})
+	return d.Leave(ctx, LeaveOptions(c))
 }
 
 // close ends the session; a durable one's last word, Leave, follows.
