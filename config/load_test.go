@@ -483,7 +483,7 @@ func exampleEnvironment(t *testing.T, file string) []string {
 	if err := os.WriteFile(secret, []byte("as long as a secret has to be"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return []string{"MQGATE_CLUSTER_LISTEN=127.0.0.1:6222", "MQGATE_CLUSTER_JOIN=127.0.0.1:6222,127.0.0.1:6223,127.0.0.1:6224", "MQGATE_CLUSTER_SECRET_FILE=" + secret}
+	return []string{"MQGATE_CLUSTER_LISTEN=127.0.0.1:6222", "MQGATE_CLUSTER_JOIN=[127.0.0.1:6222, 127.0.0.1:6223, 127.0.0.1:6224]", "MQGATE_CLUSTER_SECRET_FILE=" + secret}
 }
 
 // TestReadmeSamples: what the documents show as configuration is one.
