@@ -31,6 +31,18 @@
 //   - SUBSCRIBE x-bind-topic:/topic/plant.*.temp to a queue has those topics' messages stored in the queue from then on;
 //     UNSUBSCRIBE with the same header ends that.
 //
+// # Where the habits of ActiveMQ's clients are
+//
+//	destinations, composites, temporary queues, virtual topics   destination.go, subscribe.go
+//	selectors, prefetch, durable names, exclusive consumers      subscribe.go
+//	message groups (JMSXGroupID)                                 the router, sticky.go
+//	browser:true                                                 browse.go
+//	AMQ_SCHEDULED_* (x-delay in the RabbitMQ dialect)            schedule.go
+//	headers of SEND and of MESSAGE                               send.go, message.go
+//	acknowledgement, NACK, transactions                          ack.go, held.go, tx.go
+//
+// A priority is kept and passed on, and changes no order. Wildcards in names of queues are refused.
+//
 // # What it never does
 //
 // It stores nothing, decides no rights (router.Authenticator and the router's Authorizer do), opens no port and knows no
