@@ -148,6 +148,9 @@ func (hs *histories) make(ctx context.Context, a Address, rec []byte, keep int, 
 	if err := h.restore(ctx); err != nil {
 		return nil, storeError("open", err)
 	}
+	if x, ok := log.(Hearer); ok {
+		x.Hear(h.foreign)
+	}
 	return h, nil
 }
 

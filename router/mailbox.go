@@ -54,7 +54,9 @@ type Mailbox struct {
 	hungry    fifo[*Subscription]  // those with credit, next one first
 	reading   bool
 	closed    bool
-	vacated   bool // about to be removed: takes no consumers
+	opening   bool    // the account is not restored yet
+	early     []Entry // foreign ones that came before
+	vacated   bool    // about to be removed: takes no consumers
 	expiries  expiryHeap
 	expiring  bool     // some message had an expiry: a restart must look for them
 	past      []uint64 // expired and not loaded, in order; expireUnloaded runs while there are some

@@ -87,9 +87,14 @@ func (r *Router) newMailbox(ctx context.Context, id MailboxID, rec []byte) (*Mai
 	if id.Kind == KindQueueBox {
 		b.address = Address{vhost: id.Vhost, kind: KindQueue, name: id.Name}
 	}
+	b.opening = true
+	if h, ok := log.(Hearer); ok {
+		h.Hear(b.foreign)
+	}
 	if err := b.restore(ctx, rec); err != nil {
 		return nil, storeError("open", err)
 	}
+	b.opened()
 	r0 := b.record(false)
 	if err := b.saveAndWait(ctx, r0); err != nil {
 		return nil, storeError("open", err)

@@ -82,6 +82,13 @@ type Bounds struct {
 	Bytes uint64 // what those above the floor take, about, where the store can tell; else 0
 }
 
+// Hearer is a Log in which another may have stored something after it was opened: the leader of a cluster before this one,
+// whose last appends arrived late.
+type Hearer interface {
+	// Hear has f called for that, in the order of the sequences and before the answer to any append behind it.
+	Hear(f func(e Entry, w *outbox.Batch))
+}
+
 // Log is the durable sequence of one mailbox.
 type Log interface {
 	// Append stores an envelope; dedupID may be empty. Appends are stored, and done

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/outbox"
 )
 
 // Store is a router.Store on JetStream.
@@ -37,8 +38,9 @@ type Store struct {
 	mu      sync.Mutex
 	streams map[string]*stream
 
-	local replicaStates
-	fence func() bool // nil: none
+	local   replicaStates
+	hearers map[string]func(router.Entry, *outbox.Batch) // by subject
+	fence   func() bool                                  // nil: none
 
 	life context.Context // of what runs until Close
 	end  context.CancelFunc
@@ -104,6 +106,7 @@ func (s *Store) connect() error {
 	s.group.Go(s.watchSpace)
 	if s.node.shared() {
 		s.group.Go(s.watchLanes)
+		s.group.Go(s.watchStrangers)
 	}
 	s.reader, err = newReader(s.reads)
 	if err == nil && s.node.Clustered() {

@@ -33,6 +33,7 @@ type lane struct {
 	sent    int
 	waits   int    // answers that the attempt still waits for
 	last    uint64 // sequence of the last one sent, if all goes well
+	base    uint64 // up to here it is known whose each sequence is
 	attempt int    // answers to earlier ones mean nothing
 	window  int    // how many may be under way
 	broken  bool   // what follows cannot be stored in this attempt
@@ -81,7 +82,7 @@ const (
 )
 
 func newLane(st *stream, last uint64) *lane {
-	return &lane{stream: st, last: last, window: laneWindow, heard: time.Now()}
+	return &lane{stream: st, last: last, base: last, window: laneWindow, heard: time.Now()}
 }
 
 // append queues data, several of which are stored together or not at all.
@@ -157,7 +158,14 @@ func (l *lane) answered(a *appending, attempt int, s router.Stored, err error, w
 	switch {
 	case err == nil && s.Seq == 0:
 		l.broken = true
+	case err == nil && s.Duplicate && s.Seq > l.base:
+		// The first copy came by another hand, perhaps with more: that is to be found
+		// before anything is told of what followed it. Asked again, the answer is the same.
+		l.broken = true
 	case err == nil:
+		if !s.Duplicate {
+			l.base = max(l.base, s.Seq)
+		}
 		a.settled, a.stored = true, s
 		l.idle = 0
 		// A duplicate takes no sequence: what was sent after it cannot follow.
@@ -181,15 +189,17 @@ func (l *lane) answered(a *appending, attempt int, s router.Stored, err error, w
 
 // pop takes the settled ones from the front, with the lock held.
 func (l *lane) pop() {
-	n := 0
-	for n < len(l.queue) && l.queue[n].settled {
-		a := l.queue[n]
-		l.outcomes = append(l.outcomes, outcome{a.done, a.stored, a.err})
-		l.queue[n] = nil
-		n++
+	for len(l.queue) > 0 && l.queue[0].settled {
+		l.popFirst()
 	}
-	l.queue = l.queue[n:]
-	l.sent = max(l.sent-n, 0)
+}
+
+func (l *lane) popFirst() {
+	a := l.queue[0]
+	l.outcomes = append(l.outcomes, outcome{a.done, a.stored, a.err})
+	l.queue[0] = nil
+	l.queue = l.queue[1:]
+	l.sent = max(l.sent-1, 0)
 }
 
 // tell reports outcomes in their order, whoever found them.
@@ -246,9 +256,13 @@ func (l *lane) recover() {
 		pause(ctx, min(time.Duration(idle)*10*time.Millisecond, laneDrain))
 	}
 	for ctx.Err() == nil && l.expire(&w) {
-		end, err := l.compare(ctx)
+		end, own, err := l.compare(ctx)
+		var others []foreign
 		if err == nil {
-			l.resume(end, &w)
+			others, err = l.others(ctx, end, own)
+		}
+		if err == nil {
+			l.resume(end, others, &w)
 			return
 		}
 		l.stream.store.opt.Log.Debug("looking for what is stored", "stream", l.stream.name, "error", err)
@@ -275,10 +289,21 @@ func (l *lane) expire(w *outbox.Batch) bool {
 	return left
 }
 
-// resume goes on behind a sequence.
-func (l *lane) resume(end uint64, w *outbox.Batch) {
+// resume goes on behind a sequence. What others stored is told in its place among
+// the lane's own.
+func (l *lane) resume(end uint64, others []foreign, w *outbox.Batch) {
 	l.mu.Lock()
+	for len(others) > 0 {
+		if len(l.queue) > 0 && l.queue[0].settled && l.queue[0].err == nil && l.queue[0].stored.Seq < others[0].seq {
+			l.popFirst()
+			continue
+		}
+		f := others[0]
+		others = others[1:]
+		l.outcomes = append(l.outcomes, outcome{done: func(_ router.Stored, _ error, w *outbox.Batch) { l.stream.store.found(f, w) }})
+	}
 	l.pop()
+	l.base = max(l.base, end)
 	l.last, l.sent, l.window = end, 0, laneFirst
 	l.mending = false
 	l.send()
@@ -287,15 +312,17 @@ func (l *lane) resume(end uint64, w *outbox.Batch) {
 	w.Flush()
 }
 
-// compare settles those under way that the stream holds, and returns its end.
-func (l *lane) compare(ctx context.Context) (uint64, error) {
+// compare settles those under way that the stream holds, and returns its end and
+// the sequences that are the lane's own.
+func (l *lane) compare(ctx context.Context) (uint64, map[uint64]bool, error) {
 	first, cancel := context.WithTimeout(ctx, laneSilence) // without a leader nobody answers
 	info, err := l.stream.store.leaderInfo(first, l.stream.name)
 	cancel()
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	end := info.State.LastSeq
+	own := map[uint64]bool{}
 	l.mu.Lock()
 	var looks []*sighting
 	for _, a := range l.queue {
@@ -324,8 +351,13 @@ func (l *lane) compare(ctx context.Context) (uint64, error) {
 			s.of.settled, s.of.stored = true, router.Stored{Seq: s.seq}
 			l.idle = 0
 		}
+		if s.there {
+			for i := range uint64(len(s.of.data)) {
+				own[s.seq-i] = true
+			}
+		}
 	}
-	return end, err
+	return end, own, err
 }
 
 // expect notes the sequence that an attempt would give. The copies of earlier

@@ -348,6 +348,7 @@ func (l *mailboxLog) SaveRecord(rec []byte, done router.Done) {
 // Remove deletes the log and its record. The record goes last: a stop in between
 // leaves an empty mailbox, not messages without one.
 func (l *mailboxLog) Remove(ctx context.Context) error {
+	l.hearNothing()
 	var err error
 	if l.shared {
 		err = l.stream.purge(ctx, l.subject, 0)
