@@ -10,10 +10,14 @@ import (
 	"github.com/mqgate/mqgate/integration/harness"
 )
 
-// TestMain is also the entry of the Go client program.
+// TestMain is also the entry of the Go client programs.
 func TestMain(m *testing.M) {
-	if os.Getenv(harness.GoClientVariable) != "" && len(os.Args) == 1 {
-		goClient()
+	if program := os.Getenv(harness.GoClientVariable); program != "" && len(os.Args) == 1 {
+		if program == harness.PahoGo.Name {
+			pahoClient()
+		} else {
+			goClient()
+		}
 		return
 	}
 	os.Exit(run(m))

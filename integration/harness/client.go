@@ -115,7 +115,7 @@ func (l Language) Start(t testing.TB) *Client {
 	t.Helper()
 	l.Require(t)
 	c := &Client{t: t, lang: l, cmd: exec.Command(l.Command[0], l.Command[1:]...)}
-	c.cmd.Env = append(os.Environ(), GoClientVariable+"=1")
+	c.cmd.Env = append(os.Environ(), GoClientVariable+"="+l.Name)
 	var err error
 	if c.file, err = os.CreateTemp("", "mqclient"); err != nil {
 		t.Fatal(err)
@@ -151,9 +151,16 @@ func (c *Client) Kill() {
 }
 
 // Try sends a request and returns the answer, also if it is a refusal.
-func (c *Client) Try(r Request) Reply {
+func (c *Client) Try(r Request) (reply Reply) {
 	c.t.Helper()
-	line, err := json.Marshal(r)
+	c.exchange(r.Op, r, &reply)
+	return reply
+}
+
+// exchange sends a request and reads the answer.
+func (c *Client) exchange(op string, request, reply any) {
+	c.t.Helper()
+	line, err := json.Marshal(request)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -161,17 +168,15 @@ func (c *Client) Try(r Request) Reply {
 	watchdog := time.AfterFunc(clientTimeout, func() { c.cmd.Process.Kill() })
 	defer watchdog.Stop()
 	if _, err := c.in.Write(append(line, '\n')); err != nil {
-		c.t.Fatalf("%s client, %s: %v\n%s", c.lang.Name, r.Op, err, readLog(c.file.Name()))
+		c.t.Fatalf("%s client, %s: %v\n%s", c.lang.Name, op, err, readLog(c.file.Name()))
 	}
 	text, err := c.out.ReadBytes('\n')
 	if err != nil {
-		c.t.Fatalf("%s client, %s: no answer: %v\n%s", c.lang.Name, r.Op, err, readLog(c.file.Name()))
+		c.t.Fatalf("%s client, %s: no answer: %v\n%s", c.lang.Name, op, err, readLog(c.file.Name()))
 	}
-	var reply Reply
-	if err := json.Unmarshal(text, &reply); err != nil {
-		c.t.Fatalf("%s client, %s: %v: %.300s", c.lang.Name, r.Op, err, text)
+	if err := json.Unmarshal(text, reply); err != nil {
+		c.t.Fatalf("%s client, %s: %v: %.300s", c.lang.Name, op, err, text)
 	}
-	return reply
 }
 
 // Do is Try for what must succeed.
