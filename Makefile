@@ -4,8 +4,8 @@
 
 GO       ?= go
 FUZZTIME ?= 1m
-SMOKE    ?= 3s
-TIMEOUT  ?= 10m
+SMOKE    ?= 1s
+TIMEOUT  ?= 20m
 
 .PHONY: all build test install fmt vet staticcheck race fuzz smoke clean
 

@@ -31,10 +31,13 @@ type member struct {
 	mu       sync.Mutex
 	leader   string // node that leads; "" while none is known
 	majority bool
-	met      bool           // there was contact with a leader
-	unlinked time.Time      // since when there is none; zero: there is
-	core     *router.Router // while this node leads
-	store    *jetstream.Store
+	// leaderless is since when nobody leads, tookLow whether this node took the lead though its disk was nearly full.
+	leaderless time.Time
+	tookLow    bool
+	met        bool           // there was contact with a leader
+	unlinked   time.Time      // since when there is none; zero: there is
+	core       *router.Router // while this node leads
+	store      *jetstream.Store
 }
 
 var _ jetstream.Candidate = (*member)(nil)
@@ -44,6 +47,8 @@ const (
 	// is cut off says so soon, one that sees the others elect waits for them.
 	holdAlone    = 1500 * time.Millisecond
 	holdElecting = 10 * time.Second
+	// othersFirst is how long a node without room waits for another to lead.
+	othersFirst = 3 * time.Second
 	// closePatience bounds the last words of a leader that gives up.
 	closePatience = 15 * time.Second
 )
@@ -170,12 +175,23 @@ func (m *member) linked() error {
 	return fmt.Errorf("no contact with the leader, %s", m.leader)
 }
 
-// Eligible reports whether the node may lead: one that sends its clients away gives the lead up first.
-func (m *member) Eligible() bool { return m.life.Err() == nil && !m.g.draining() }
+// Eligible reports whether the node may lead: one that sends its clients away gives the lead up first, and so does one whose
+// disk is nearly full, since another may have room. If none has, one leads all the same: consumers must be able to make room.
+func (m *member) Eligible() bool {
+	if m.life.Err() != nil || m.g.draining() {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tookLow || m.leader == "" && time.Since(m.leaderless) > othersFirst || !m.node.DiskLow()
+}
 
 // Follow has the edge ask who leads now.
 func (m *member) Follow(node, address string, majority bool) {
 	m.mu.Lock()
+	if node == "" && m.leader != "" {
+		m.leaderless = time.Now()
+	}
 	m.leader, m.majority = node, majority
 	m.mu.Unlock()
 	m.g.log.Info("leader of the cluster", "leader", node, "majority", majority)
@@ -215,8 +231,8 @@ func (m *member) Lead(ctx context.Context, t *jetstream.Term) error {
 		core.Abandon()
 		return fmt.Errorf("listen for the other nodes: %w", err)
 	}
-	m.setCore(core, store)
-	defer m.setCore(nil, nil)
+	m.setCore(core, store, m.node.DiskLow())
+	defer m.setCore(nil, nil, false)
 	t.Announce()
 	m.g.log.Info("leading", "queues", core.Queues(), "took", time.Since(began).Round(time.Millisecond))
 	m.group.Go(func() {
@@ -244,10 +260,10 @@ func (m *member) Lead(ctx context.Context, t *jetstream.Term) error {
 	return nil
 }
 
-func (m *member) setCore(r *router.Router, s *jetstream.Store) {
+func (m *member) setCore(r *router.Router, s *jetstream.Store, low bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.core, m.store = r, s
+	m.core, m.store, m.tookLow = r, s, low
 }
 
 // leading returns the core router and the store while this node leads; else nil.
