@@ -70,6 +70,7 @@ func (g gaps) log(t *testing.T, what string) {
 // protocols and starts it again: nothing that was confirmed is lost, nothing comes
 // twice without a mark, nothing of QoS 2 at all.
 func TestKills(t *testing.T) {
+	chaos(t)
 	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodes(t)})
 	l := start(t, c, pace)
 	r := chance(t)
@@ -96,6 +97,7 @@ func TestKills(t *testing.T) {
 // again: nothing is lost. What clients heard besides that they shall connect again is
 // in the log.
 func TestRollingRestart(t *testing.T) {
+	chaos(t)
 	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodes(t)})
 	l := start(t, c, pace)
 	l.progress(50, time.Minute)

@@ -58,6 +58,7 @@ func (s *sessionClient) take() (string, error) {
 // node. Its clients come back within 10 seconds, on other nodes: each finds its
 // session, and what was published for it meanwhile.
 func TestSessionsReconnect(t *testing.T) {
+	chaos(t)
 	size := setting(t, "MQGATE_TEST_SESSIONS", 500)
 	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodes(t)})
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,6 +174,11 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 	}
 	st = &stream{name: c.Name, store: s}
 	if s.node.shared() {
+		if c.MaxMsgsPerSubject > 0 {
+			if err := s.barrier(ctx, strings.TrimSuffix(c.Subjects[0], "*")+barrierToken); err != nil {
+				return nil, err
+			}
+		}
 		last, err := s.caughtUp(ctx, c.Name)
 		if err != nil {
 			return nil, err

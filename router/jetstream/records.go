@@ -121,6 +121,9 @@ func (st *stream) each(ctx context.Context, subject string, f func(router.Entry)
 		return err
 	}
 	for _, e := range entries {
+		if len(e.Envelope) == 0 {
+			continue // a barrier
+		}
 		if err := f(e); err != nil {
 			return fmt.Errorf("stream %s, sequence %d: %w", st.name, e.Seq, err)
 		}

@@ -37,6 +37,33 @@ func (s *Store) caughtUp(ctx context.Context, name string) (uint64, error) {
 	}
 }
 
+// barrierToken ends the subject of a stream's barrier: an empty value that stands for nothing.
+const barrierToken = "barrier"
+
+// barrier returns when all that an earlier leader had stored in a stream of values is there to be read. A Raft leader that
+// was just elected answers before it has applied what it took over; its log has one order, so what is stored behind it is
+// applied behind it. Streams of messages need none: what comes late is heard of (foreign.go).
+func (s *Store) barrier(ctx context.Context, subject string) error {
+	for {
+		err := func() error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			m, err := s.conn.RequestWithContext(ctx, subject, nil)
+			if err != nil {
+				return err
+			}
+			_, err = parseAnswer(m.Data)
+			return err
+		}()
+		if err == nil {
+			return nil
+		}
+		if !pause(ctx, formingPoll) {
+			return unavailable(fmt.Errorf("the stream of %s confirms nothing: %w", subject, err))
+		}
+	}
+}
+
 // leaderInfo asks a stream's leader, which alone answers.
 func (s *Store) leaderInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
