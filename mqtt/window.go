@@ -256,10 +256,6 @@ func (c *conn) puback(a acknowledgement) error {
 		c.mu.Unlock()
 		return faulty(protocolError, "PUBACK came for packet identifier %d, which has QoS %d", a.id, f.qos)
 	}
-	if f.saving {
-		c.mu.Unlock()
-		return faulty(protocolError, "PUBACK came for packet identifier %d before its PUBLISH was sent", a.id)
-	}
 	delete(c.window.flight, a.id)
 	c.sessionChanged()
 	feeds := c.pump(&c.batch)
