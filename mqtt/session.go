@@ -33,6 +33,7 @@ type durable struct {
 	dirty    bool
 	waiting  sessionWaiters // for the next save
 	ready    []*flight      // saved, to be sent in this order when there is room
+	line     int            // how many deliveries wait for the record, or in ready
 
 	identity   string // of this session, unlike any before it of the client
 	lastNumber uint64 // of a receipt
@@ -320,6 +321,7 @@ func (d *durable) sendReady(w *outbox.Batch) {
 			return // Drained calls again
 		}
 		d.ready = d.ready[1:]
+		d.line--
 		f.saving, f.message = false, nil
 		if end == 0 {
 			delete(c.window.flight, f.id)
@@ -377,8 +379,9 @@ func (d *durable) receive(fd *feed, x *router.Delivery, w *outbox.Batch) bool {
 	s.dup = again || x.Redelivered() // [MQTT-3.3.1-1]
 	f := c.window.take(was.ID)
 	f.qos, f.delivery, f.seq = s.qos, x, x.Seq
-	if s.qos == 2 && (!again || len(d.ready) > 0 || len(d.waiting.flights) > 0) {
+	if s.qos == 2 && !again || d.line > 0 { // QoS 1 does not overtake QoS 2
 		delete(d.earlier, x.Seq)
+		d.line++
 		f.saving, f.message, f.options = true, x.Message, s
 		d.waiting.flights = append(d.waiting.flights, f)
 		d.touch()

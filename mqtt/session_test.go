@@ -426,3 +426,20 @@ func TestR18SharedAndPlainSubscriptionsOfOneClient(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// TestInboxKeepsOrderAcrossQoS: a message of QoS 1 does not overtake one of QoS 2, whose identifier is stored first.
+func TestInboxKeepsOrderAcrossQoS(t *testing.T) {
+	fx := start(t)
+	c := fx.login(v311, "dev", durableFor(3600))
+	c.subscribe(1, 2, "a")
+	c.conn.Close()
+	fx.waitConnections(0)
+	p := fx.login(v5, "")
+	for n := range 40 {
+		p.publish("a", fmt.Sprint(n), byte(1+n%2), uint16(n+1))
+	}
+	c = fx.login(v311, "dev", durableFor(3600))
+	for n := range 40 {
+		c.message("a", fmt.Sprint(n), byte(1+n%2))
+	}
+}

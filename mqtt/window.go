@@ -248,7 +248,7 @@ func resume(n next, w *outbox.Batch) {
 func (c *conn) puback(a acknowledgement) error {
 	c.mu.Lock()
 	f := c.window.flight[a.id]
-	if f == nil { // acknowledged twice, or before the session was taken over
+	if f == nil || f.saving && f.qos == 1 { // acknowledged twice, or on the connection before
 		c.mu.Unlock()
 		return nil
 	}
