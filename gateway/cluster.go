@@ -36,6 +36,7 @@ type member struct {
 	tookLow    bool
 	met        bool           // there was contact with a leader
 	unlinked   time.Time      // since when there is none; zero: there is
+	leads      bool           // or is about to
 	core       *router.Router // while this node leads
 	store      *jetstream.Store
 }
@@ -152,12 +153,18 @@ func (m *member) stop() {
 // linked is a condition of being ready. While nodes elect a leader none has contact
 // with one, and a load balancer that took that for a failure would close the
 // connections of all clients everywhere: what they ask for waits meanwhile, and so
-// does this. A node that is cut off is not ready at once.
+// does this. A node that is cut off is not ready at once, and when it is back it is
+// ready once it has copied what it missed.
 func (m *member) linked() error {
 	linked := m.g.router.Linked()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.majority && m.leader != "" && linked {
+		if !m.met {
+			if err := m.node.Current(); err != nil {
+				return fmt.Errorf("copying what was stored while this node was away: %w", err)
+			}
+		}
 		m.met, m.unlinked = true, time.Time{}
 		return nil
 	}
@@ -176,14 +183,21 @@ func (m *member) linked() error {
 }
 
 // Eligible reports whether the node may lead: one that sends its clients away gives the lead up first, and so does one whose
-// disk is nearly full, since another may have room. If none has, one leads all the same: consumers must be able to make room.
+// disk is nearly full, since another may have room. If none has, one leads all the same: consumers must be able to make room. A node
+// that still copies what it missed lets others lead, too.
 func (m *member) Eligible() bool {
 	if m.life.Err() != nil || m.g.draining() {
 		return false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.tookLow || m.leader == "" && time.Since(m.leaderless) > othersFirst || !m.node.DiskLow()
+	switch {
+	case m.tookLow, m.leader == "" && time.Since(m.leaderless) > othersFirst:
+		return true
+	case m.node.DiskLow():
+		return false
+	}
+	return m.leads || m.node.Current() == nil
 }
 
 // Follow has the edge ask who leads now.
@@ -193,6 +207,7 @@ func (m *member) Follow(node, address string, majority bool) {
 		m.leaderless = time.Now()
 	}
 	m.leader, m.majority = node, majority
+	m.met = m.met && majority
 	m.mu.Unlock()
 	m.g.log.Info("leader of the cluster", "leader", node, "majority", majority)
 	hold := holdElecting
@@ -206,6 +221,8 @@ func (m *member) Follow(node, address string, majority bool) {
 // Lead opens the cluster's store and serves the edges until ctx ends.
 func (m *member) Lead(ctx context.Context, t *jetstream.Term) error {
 	began := time.Now()
+	m.setLeads(true)
+	defer m.setLeads(false)
 	store, err := m.node.OpenStore(ctx)
 	if err != nil {
 		return fmt.Errorf("open the cluster's store: %w", err)
@@ -264,6 +281,12 @@ func (m *member) setCore(r *router.Router, s *jetstream.Store, low bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.core, m.store, m.tookLow = r, s, low
+}
+
+func (m *member) setLeads(leads bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leads = leads
 }
 
 // leading returns the core router and the store while this node leads; else nil.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,8 +19,8 @@ type ledger struct {
 
 	mu        sync.Mutex
 	sends     int
-	confirmed map[string]bool
-	resent    map[string]bool // by a sender that cannot have it deduplicated (QoS 1)
+	confirmed map[string]time.Time // when
+	resent    map[string]bool      // by a sender that cannot have it deduplicated (QoS 1)
 	came      map[string]int
 	unmarked  map[string]int
 	marked    int
@@ -31,7 +32,7 @@ type ledger struct {
 }
 
 func newLedger(name string, exact, ordered bool) *ledger {
-	return &ledger{name: name, exact: exact, ordered: ordered, confirmed: map[string]bool{}, resent: map[string]bool{},
+	return &ledger{name: name, exact: exact, ordered: ordered, confirmed: map[string]time.Time{}, resent: map[string]bool{},
 		came: map[string]int{}, unmarked: map[string]int{}, last: map[string]int{}, refused: map[string]int{}}
 }
 
@@ -41,7 +42,7 @@ func (l *ledger) again(id string) { l.mu.Lock(); l.resent[id] = true; l.mu.Unloc
 
 func (l *ledger) confirm(id string) {
 	l.mu.Lock()
-	l.confirmed[id] = true
+	l.confirmed[id] = time.Now()
 	l.mu.Unlock()
 	l.pulse.beat()
 	everything.beat()
@@ -74,7 +75,7 @@ func (l *ledger) got(id string, marked bool) {
 		return
 	}
 	if before := l.last[sender]; l.ordered && number < before {
-		l.disorder = append(l.disorder, fmt.Sprintf("%s after %s:%d", id, sender, before))
+		l.disorder = append(l.disorder, fmt.Sprintf("%s, confirmed at %s, after %s:%d at %s", id, clock(l.confirmed[id]), sender, before, clock(time.Now())))
 	}
 	l.last[sender] = max(l.last[sender], number)
 }
@@ -137,6 +138,21 @@ func (l *ledger) judge(t *testing.T) {
 		t.Errorf("%s: nothing was confirmed: the test proves nothing", l.name)
 	}
 }
+
+// lostWhen says when confirmed messages that did not come were confirmed.
+func (l *ledger) lostWhen() string {
+	ids := l.missing()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	slices.SortFunc(ids, func(a, b string) int { return l.confirmed[a].Compare(l.confirmed[b]) })
+	var text strings.Builder
+	for _, id := range ids[:min(len(ids), 40)] {
+		fmt.Fprintf(&text, " %s at %s", id, clock(l.confirmed[id]))
+	}
+	return text.String()
+}
+
+func clock(at time.Time) string { return at.UTC().Format("15:04:05.000") }
 
 func first(s []string) string {
 	if len(s) == 0 {

@@ -198,6 +198,11 @@ func (l *load) finish() {
 
 // explain logs what the nodes hold, where something that was confirmed does not come.
 func (l *load) explain() {
+	for _, g := range l.ledgers {
+		if text := g.lostWhen(); text != "" {
+			l.t.Logf("%s: confirmed and not here:%s", g.name, text)
+		}
+	}
 	for _, n := range l.c.Nodes {
 		code, out, errs := n.Command("", "queue", "ls", "--set", "data_dir="+n.DataDir())
 		l.t.Logf("queues as %s has them (%d):\n%s%s", n.Name, code, out, errs)

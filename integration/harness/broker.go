@@ -294,6 +294,7 @@ func (b *Broker) finish() {
 	}
 	for i := 1; i <= b.starts; i++ {
 		text := readLog(filepath.Join(b.Dir, fmt.Sprintf("log.%d", i)))
+		b.keepLog(i, text)
 		for _, bad := range []string{"WARNING: DATA RACE", "panic:", "panicked", "fatal error:"} {
 			if at := strings.Index(text, bad); at >= 0 {
 				b.t.Errorf("the gateway logged %q:\n%s", bad, tail(text[max(0, at-500):min(len(text), at+6000)]))
@@ -309,6 +310,18 @@ func (b *Broker) finish() {
 	}
 	if b.t.Failed() && b.process() != nil {
 		b.t.Logf("log of the gateway, its end:\n%s", tail(b.Log()))
+	}
+}
+
+// keepLog writes a log into the directory that MQGATE_TEST_LOGS names, if it does: for faults that need all of it.
+func (b *Broker) keepLog(start int, text string) {
+	dir := os.Getenv("MQGATE_TEST_LOGS")
+	if dir == "" {
+		return
+	}
+	name := strings.ReplaceAll(strings.Trim(b.Dir, "/"), "/", "_")
+	if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s.%d.log", name, start)), []byte(text), 0o600); err != nil {
+		b.t.Error(err)
 	}
 }
 

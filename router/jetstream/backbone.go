@@ -179,11 +179,11 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 				return nil, err
 			}
 		}
-		last, err := s.caughtUp(ctx, c.Name)
+		last, err := s.caughtUp(ctx, c.Name, strings.Replace(c.Subjects[0], "*", barrierToken, 1))
 		if err != nil {
 			return nil, err
 		}
-		st.lane = newLane(st, last)
+		st.lane = newLane(st, last, laneOptions{name: st.name, values: c.MaxMsgsPerSubject == 1, life: s.life, group: &s.group, log: s.opt.Log, found: s.found})
 	}
 	if s.opt.SyncAlways && !s.node.shared() {
 		st.syncer = newSyncer(s, c.Name)

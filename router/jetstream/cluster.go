@@ -217,6 +217,9 @@ func (s *Store) leadStream(ctx context.Context, name string) error {
 	if s.node.server.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, name) {
 		return nil
 	}
+	if h := s.node.server.Healthz(&server.HealthzOptions{Account: server.DEFAULT_GLOBAL_ACCOUNT, Stream: name}); h.Error != "" {
+		return fmt.Errorf("this node's copy of stream %s is not complete: %s", name, h.Error)
+	}
 	body := fmt.Appendf(nil, `{"placement":{"preferred":%q}}`, s.node.opt.NodeName)
 	if err := s.request(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+name, body); err != nil {
 		return fmt.Errorf("move the leader of stream %s to this node: %w", name, err)

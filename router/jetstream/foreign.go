@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,7 +30,7 @@ func (l *lane) others(ctx context.Context, end uint64, own map[uint64]bool) ([]f
 	base := l.base
 	l.mu.Unlock()
 	if end > base+maxForeign {
-		l.stream.store.opt.Log.Error("another writes to a stream of this cluster's leader", "stream", l.stream.name, "messages", end-base)
+		l.opt.log.Error("another writes to a stream of this cluster's leader", "stream", l.opt.name, "messages", end-base)
 		base = end - maxForeign
 	}
 	var found []foreign
@@ -43,24 +42,16 @@ func (l *lane) others(ctx context.Context, end uint64, own map[uint64]bool) ([]f
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(32)
 	for i := range found {
-		g.Go(func() error { return l.stream.fetch(ctx, &found[i]) })
+		g.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, 2*laneSilence)
+			defer cancel()
+			f := &found[i] // one that is not there any more has no subject
+			var err error
+			f.subject, f.data, _, err = l.stream.message(ctx, f.seq)
+			return err
+		})
 	}
 	return found, g.Wait()
-}
-
-// fetch reads one message from the stream's leader. One that is not there any more
-// leaves the subject empty.
-func (st *stream) fetch(ctx context.Context, f *foreign) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*laneSilence)
-	defer cancel()
-	var got storedValue
-	err := ask(ctx, st.store.reads, "$JS.API.STREAM.MSG.GET."+st.name, map[string]uint64{"seq": f.seq}, &got)
-	var refused *apiError
-	if errors.As(err, &refused) && refused.Code == codeNoMessage {
-		return nil
-	}
-	f.subject, f.data = got.Message.Subject, got.Message.Data
-	return err
 }
 
 // found hands a message to the log that it belongs to.
@@ -125,7 +116,7 @@ func (l *lane) lookIdle(s *Store) {
 	if s.node.server == nil {
 		return // an external NATS: the next append tells
 	}
-	have, ok := s.local.state(s.node.server, l.stream.name)
+	have, ok := s.local.state(s.node.server, l.opt.name)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ok && len(l.queue) == 0 && have.LastSeq > l.base {

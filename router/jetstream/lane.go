@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strconv"
 	"sync"
@@ -26,7 +27,8 @@ import (
 // at all. After trouble the lane asks the leader for the stream's end, compares
 // what is stored with what it sent, and goes on from there.
 type lane struct {
-	stream *stream
+	stream laneStream
+	opt    laneOptions
 
 	mu      sync.Mutex
 	queue   []*appending // not answered, oldest first; the first sent ones are under way
@@ -41,9 +43,33 @@ type lane struct {
 	mending bool
 	idle    int // attempts in a row in which nothing was stored
 	closed  bool
+	// steady: since the lane last had nothing to do, or mended, an append was stored where it was expected. Until then, and while
+	// another writer may still have something under way, one goes alone: if that other one's came first, what follows
+	// would be stored before it.
+	steady bool
+	opened time.Time
 
 	outcomes []outcome // to be told, in order
 	telling  bool
+}
+
+// laneStream is the stream of a lane, as the server has it.
+type laneStream interface {
+	// send has data stored, together or not at all, where the header says. Answered is not called before send returns.
+	send(subject string, h nats.Header, data [][]byte, answered func(router.Stored, error, *outbox.Batch)) error
+	// end asks the stream's leader for the last sequence.
+	end(ctx context.Context) (uint64, error)
+	// message asks the leader for one message, which may not be there.
+	message(ctx context.Context, seq uint64) (subject string, data []byte, there bool, err error)
+}
+
+type laneOptions struct {
+	name   string
+	values bool // the stream keeps the last of each subject
+	life   context.Context
+	group  *sync.WaitGroup
+	log    *slog.Logger
+	found  func(foreign, *outbox.Batch) // hears what others stored
 }
 
 // appending is one append, or several that are stored together.
@@ -81,8 +107,8 @@ const (
 	laneBacklog = publisherSlots
 )
 
-func newLane(st *stream, last uint64) *lane {
-	return &lane{stream: st, last: last, base: last, window: laneWindow, heard: time.Now()}
+func newLane(st laneStream, last uint64, opt laneOptions) *lane {
+	return &lane{stream: st, opt: opt, last: last, base: last, window: laneWindow, heard: time.Now(), opened: time.Now()}
 }
 
 // append queues data, several of which are stored together or not at all.
@@ -91,14 +117,23 @@ func (l *lane) append(subject string, h nats.Header, data [][]byte, done router.
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
-		l.stream.store.answer(done, unavailable(errClosed))
+		l.refuse(done, errClosed)
 		return
 	case len(l.queue) >= laneBacklog:
-		l.stream.store.answer(done, unavailable(errBusy))
+		l.refuse(done, errBusy)
 		return
 	}
 	l.queue = append(l.queue, &appending{subject: subject, header: h, data: data, done: done, deadline: time.Now().Add(laneDeadline)})
 	l.send()
+}
+
+// refuse answers on another goroutine: the caller may hold locks that done takes.
+func (l *lane) refuse(done router.Done, cause error) {
+	l.opt.group.Go(func() {
+		var w outbox.Batch
+		done(router.Stored{}, unavailable(cause), &w)
+		w.Flush()
+	})
 }
 
 // send sends what the window allows, with the lock held.
@@ -111,6 +146,9 @@ func (l *lane) send() {
 		whole := len(a.data) > 1
 		if whole && l.sent > 0 || l.sent > 0 && len(l.queue[l.sent-1].data) > 1 {
 			return // a batch goes alone
+		}
+		if l.waits > 0 && !l.steady && time.Since(l.opened) < strangersAre {
+			return
 		}
 		if l.sent == 0 {
 			l.heard = time.Now()
@@ -138,11 +176,7 @@ func (l *lane) start(a *appending, after uint64) error {
 	for k, v := range a.header {
 		h[k] = v
 	}
-	answered := func(s router.Stored, err error, w *outbox.Batch) { l.answered(a, attempt, s, err, w) }
-	if len(a.data) == 1 {
-		return l.stream.store.pub.publish(a.subject, h, a.data[0], answered)
-	}
-	return l.stream.store.publishBatch(a.subject, h, a.data, answered)
+	return l.stream.send(a.subject, h, a.data, func(s router.Stored, err error, w *outbox.Batch) { l.answered(a, attempt, s, err, w) })
 }
 
 // answered takes the answer to one append.
@@ -163,13 +197,11 @@ func (l *lane) answered(a *appending, attempt int, s router.Stored, err error, w
 		// before anything is told of what followed it. Asked again, the answer is the same.
 		l.broken = true
 	case err == nil:
-		if !s.Duplicate {
-			l.base = max(l.base, s.Seq)
-		}
 		a.settled, a.stored = true, s
 		l.idle = 0
 		// A duplicate takes no sequence: what was sent after it cannot follow.
 		l.broken = l.broken || s.Duplicate || s.Seq != a.seqs[len(a.seqs)-1]
+		l.steady = !l.broken
 	case again(err):
 		l.broken = true
 	default:
@@ -192,10 +224,14 @@ func (l *lane) pop() {
 	for len(l.queue) > 0 && l.queue[0].settled {
 		l.popFirst()
 	}
+	l.steady = l.steady && len(l.queue) > 0
 }
 
 func (l *lane) popFirst() {
 	a := l.queue[0]
+	if a.err == nil && !a.stored.Duplicate {
+		l.base = max(l.base, a.stored.Seq) // all before are answered: none of them is there
+	}
 	l.outcomes = append(l.outcomes, outcome{a.done, a.stored, a.err})
 	l.queue[0] = nil
 	l.queue = l.queue[1:]
@@ -237,18 +273,18 @@ func (l *lane) mend() {
 	if l.mending || l.closed {
 		return
 	}
-	l.mending, l.broken = true, false
+	l.mending, l.broken, l.steady = true, false, false
 	l.attempt++
 	l.idle++
 	l.waits = 0
-	l.stream.store.group.Go(l.recover)
+	l.opt.group.Go(l.recover)
 }
 
 // recover asks the stream's leader what it has until it answers, and has the rest
 // sent again.
 func (l *lane) recover() {
 	var w outbox.Batch
-	ctx := l.stream.store.life
+	ctx := l.opt.life
 	l.mu.Lock()
 	idle := l.idle
 	l.mu.Unlock()
@@ -265,7 +301,7 @@ func (l *lane) recover() {
 			l.resume(end, others, &w)
 			return
 		}
-		l.stream.store.opt.Log.Debug("looking for what is stored", "stream", l.stream.name, "error", err)
+		l.opt.log.Debug("looking for what is stored", "stream", l.opt.name, "error", err)
 		pause(ctx, formingPoll)
 	}
 	w.Flush()
@@ -300,7 +336,7 @@ func (l *lane) resume(end uint64, others []foreign, w *outbox.Batch) {
 		}
 		f := others[0]
 		others = others[1:]
-		l.outcomes = append(l.outcomes, outcome{done: func(_ router.Stored, _ error, w *outbox.Batch) { l.stream.store.found(f, w) }})
+		l.outcomes = append(l.outcomes, outcome{done: func(_ router.Stored, _ error, w *outbox.Batch) { l.opt.found(f, w) }})
 	}
 	l.pop()
 	l.base = max(l.base, end)
@@ -316,18 +352,22 @@ func (l *lane) resume(end uint64, others []foreign, w *outbox.Batch) {
 // the sequences that are the lane's own.
 func (l *lane) compare(ctx context.Context) (uint64, map[uint64]bool, error) {
 	first, cancel := context.WithTimeout(ctx, laneSilence) // without a leader nobody answers
-	info, err := l.stream.store.leaderInfo(first, l.stream.name)
+	end, err := l.stream.end(first)
 	cancel()
 	if err != nil {
 		return 0, nil, err
 	}
-	end := info.State.LastSeq
 	own := map[uint64]bool{}
 	l.mu.Lock()
 	var looks []*sighting
 	for _, a := range l.queue {
+		if a.settled {
+			a.occupies(own)
+			continue
+		}
+		// What the lane knows to be another's may be trimmed by now, which looks the same as what was never stored.
 		for _, seq := range a.seqs {
-			if !a.settled && seq <= end {
+			if seq > l.base && seq <= end {
 				looks = append(looks, &sighting{of: a, seq: seq})
 			}
 		}
@@ -339,7 +379,7 @@ func (l *lane) compare(ctx context.Context) (uint64, map[uint64]bool, error) {
 		g.Go(func() (err error) {
 			ctx, cancel := context.WithTimeout(ctx, 2*laneSilence)
 			defer cancel()
-			s.there, err = l.stream.holds(ctx, s)
+			s.there, err = l.holds(ctx, s)
 			return err
 		})
 	}
@@ -349,15 +389,21 @@ func (l *lane) compare(ctx context.Context) (uint64, map[uint64]bool, error) {
 	for _, s := range looks {
 		if s.there && !s.of.settled {
 			s.of.settled, s.of.stored = true, router.Stored{Seq: s.seq}
+			s.of.occupies(own)
 			l.idle = 0
-		}
-		if s.there {
-			for i := range uint64(len(s.of.data)) {
-				own[s.seq-i] = true
-			}
 		}
 	}
 	return end, own, err
+}
+
+// occupies enters the sequences that a stored append has.
+func (a *appending) occupies(own map[uint64]bool) {
+	if a.err != nil || a.stored.Duplicate {
+		return
+	}
+	for i := range uint64(len(a.data)) {
+		own[a.stored.Seq-i] = true
+	}
 }
 
 // expect notes the sequence that an attempt would give. The copies of earlier
@@ -376,20 +422,15 @@ type sighting struct {
 }
 
 // holds reports whether the stream's leader has what was appended at its
-// sequence. What is not there any more was there: only what is stored is trimmed
-// or replaced.
-func (st *stream) holds(ctx context.Context, s *sighting) (bool, error) {
-	var got storedValue
-	err := ask(ctx, st.store.reads, "$JS.API.STREAM.MSG.GET."+st.name, map[string]uint64{"seq": s.seq}, &got)
-	var refused *apiError
-	switch {
-	case errors.As(err, &refused) && refused.Code == codeNoMessage:
-		return true, nil
-	case err != nil:
-		return false, err
+// sequence. A value that is not there any more was there: the next one replaced it.
+// A message that nobody was told of is not trimmed, so it was never there.
+func (l *lane) holds(ctx context.Context, s *sighting) (bool, error) {
+	subject, data, there, err := l.stream.message(ctx, s.seq)
+	if err != nil || !there {
+		return l.opt.values, err
 	}
 	a := s.of
-	return got.Message.Subject == a.subject && bytes.Equal(got.Message.Data, a.data[len(a.data)-1]), nil
+	return subject == a.subject && bytes.Equal(data, a.data[len(a.data)-1]), nil
 }
 
 // close fails what is not answered.

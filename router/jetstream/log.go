@@ -87,6 +87,32 @@ func (st *stream) publish(subject string, h nats.Header, data []byte, done route
 	}
 }
 
+// send implements laneStream, as do end and message.
+func (st *stream) send(subject string, h nats.Header, data [][]byte, answered func(router.Stored, error, *outbox.Batch)) error {
+	if len(data) == 1 {
+		return st.store.pub.publish(subject, h, data[0], answered)
+	}
+	return st.store.publishBatch(subject, h, data, answered)
+}
+
+func (st *stream) end(ctx context.Context) (uint64, error) {
+	info, err := st.store.leaderInfo(ctx, st.name)
+	if err != nil {
+		return 0, err
+	}
+	return info.State.LastSeq, nil
+}
+
+func (st *stream) message(ctx context.Context, seq uint64) (subject string, data []byte, there bool, err error) {
+	var got storedValue
+	err = ask(ctx, st.store.reads, "$JS.API.STREAM.MSG.GET."+st.name, map[string]uint64{"seq": seq}, &got)
+	var refused *apiError
+	if errors.As(err, &refused) && refused.Code == codeNoMessage {
+		return "", nil, false, nil
+	}
+	return got.Message.Subject, got.Message.Data, err == nil, err
+}
+
 func (st *stream) stored(s router.Stored, err error, w *outbox.Batch, done router.Done) {
 	if err == nil && s.Seq == 0 {
 		err = unavailable(errEmptyAnswer)

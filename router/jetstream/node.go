@@ -242,6 +242,18 @@ func (n *Node) Healthy() error {
 	return nil
 }
 
+// Current returns nil if this node's replicas have what the cluster confirmed, as far as the node knows. One that was away copies
+// what it missed; until then the loss of another node may be more than the cluster stands.
+func (n *Node) Current() error {
+	if !n.keepsReplicas() {
+		return nil
+	}
+	if h := n.server.Healthz(nil); h.Error != "" {
+		return errors.New(h.Error)
+	}
+	return nil
+}
+
 // streamDir is where the embedded server keeps a stream's files.
 func (n *Node) streamDir(name string) string {
 	return filepath.Join(n.opt.Dir, "jetstream", "$G", "streams", name)

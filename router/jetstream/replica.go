@@ -4,22 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mqgate/mqgate/router"
 )
 
 // caughtUp returns when a read of a stream gives all that its leader holds.
 // Reads are answered by any replica, this node's own if it has one: one that lags
 // would hide the end of a backlog, or return a value that has been replaced.
-// Nobody writes meanwhile: the caller has the only open store. The sequence of
-// the stream's end is returned.
-func (s *Store) caughtUp(ctx context.Context, name string) (uint64, error) {
+// Nobody writes meanwhile: the caller has the only open store. What an earlier one
+// had under way is waited for. The sequence of the stream's end is returned.
+func (s *Store) caughtUp(ctx context.Context, name, subject string) (uint64, error) {
+	var proposed uint64
+	asked := false
 	for {
-		info, err := s.leaderInfo(ctx, name)
+		var err error
+		if !asked {
+			proposed, err = s.proposed(ctx, subject)
+			asked = err == nil
+		}
+		info, infoErr := s.leaderInfo(ctx, name)
+		err = errors.Join(err, infoErr)
+		if err == nil && info.State.LastSeq < proposed {
+			err = fmt.Errorf("%w: its leader holds messages up to %d, and has more to store up to %d", errLags, info.State.LastSeq, proposed)
+		}
 		if err == nil && info.State.LastSeq == 0 {
 			return 0, nil
 		}
@@ -36,6 +51,34 @@ func (s *Store) caughtUp(ctx context.Context, name string) (uint64, error) {
 		}
 	}
 }
+
+// proposed asks a stream's leader up to which sequence it has accepted messages. Those that no majority has stored yet are in no
+// other answer; but an append that can never be right is refused with that number.
+func (s *Store) proposed(ctx context.Context, subject string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	m, err := s.conn.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: nats.Header{"Nats-Expected-Last-Sequence": []string{never}}})
+	if err != nil {
+		return 0, err
+	}
+	_, err = parseAnswer(m.Data)
+	var refused *refusal
+	if router.ClassOf(err) == router.Full {
+		return 0, nil // it accepts nothing, whatever is asked
+	}
+	if !errors.As(err, &refused) || refused.code != codeWrongLast {
+		return 0, fmt.Errorf("asked for the end of its stream, %s answered %q: %w", subject, m.Data, err)
+	}
+	_, number, _ := strings.Cut(refused.message, "wrong last sequence: ")
+	last, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("asked for the end of its stream, %s answered %q: %w", subject, refused.message, err)
+	}
+	return last, nil
+}
+
+// never is a last sequence that no stream reaches.
+const never = "9007199254740991"
 
 // barrierToken ends the subject of a stream's barrier: an empty value that stands for nothing.
 const barrierToken = "barrier"
