@@ -17,6 +17,7 @@ import (
 type failingStore struct {
 	*router.MemoryStore
 	fails   atomic.Bool
+	silent  atomic.Bool  // what is appended is stored, and said to have failed
 	touched atomic.Int64 // calls that would write, or make a log
 }
 
@@ -65,6 +66,10 @@ type failingLog struct {
 }
 
 func (l *failingLog) Append(envelope []byte, dedup string, done router.Done) {
+	if l.store.silent.Load() {
+		l.Log.Append(envelope, dedup, func(s router.Stored, _ error, w *outbox.Batch) { done(s, errDisk, w) })
+		return
+	}
 	if !l.store.refuses(done) {
 		l.Log.Append(envelope, dedup, done)
 	}
@@ -239,4 +244,28 @@ func TestOfflineLimits(t *testing.T) {
 			s.message("end", "end", 1) // and nothing of what was dropped
 		})
 	}
+}
+
+// TestQoS2OfUnknownOutcomeIsStoredOnce: when nobody can say whether a publish of QoS 2 is stored, a client of MQTT 5 with a durable
+// session is not told that it is not, or it would send it as another one.
+func TestQoS2OfUnknownOutcomeIsStoredOnce(t *testing.T) {
+	store := &failingStore{MemoryStore: router.NewMemoryStore()}
+	fx := start(t, func(s *settings) { s.router.Store = store })
+	q := fx.login(v5, "q")
+	q.subscribe(1, 1, "$queue/q")
+	c := fx.login(v5, "c", durableFor(600))
+	store.silent.Store(true)
+	c.send(publishPacket("$queue/q", "once", 2, 7))
+	if a := c.expect(typeDisconnect); a.ReasonCode != byte(serverBusy) {
+		t.Errorf("DISCONNECT says %#x", a.ReasonCode)
+	}
+	store.silent.Store(false)
+	fx.gone(c)
+	c = fx.login(v5, "c", durableFor(600))
+	again := publishPacket("$queue/q", "once", 2, 7)
+	again.FixedHeader.Dup = true
+	c.publishAs(again)
+	q.finish(q.message("$queue/q", "once", 1))
+	c.publish("$queue/q", "next", 2, 8)
+	q.finish(q.message("$queue/q", "next", 1))
 }

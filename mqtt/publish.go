@@ -83,7 +83,7 @@ func (c *conn) refusePublish(kind byte, id uint16, cause error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if kind == typePubrec {
-		c.refuse(id)
+		c.refuse(id, true)
 	}
 	c.answerWhy(&c.batch, kind, id, code, publicText(cause))
 	return nil

@@ -70,13 +70,13 @@ func (c *conn) cameBefore(id uint16, in receipt) bool {
 	return true // the answer to the first one answers this one
 }
 
-// refuse forgets a QoS 2 publish that failed; with mu held. The client of MQTT 5 is told so; an older one sends it again,
-// and then it may turn out to have been stored.
-func (c *conn) refuse(id uint16) {
+// refuse forgets a QoS 2 publish that failed; with mu held. The client of MQTT 5 is told so; an older one, or one that is not told,
+// sends it again, and then it may turn out to have been stored.
+func (c *conn) refuse(id uint16, told bool) {
 	in, known := c.received[id]
 	switch {
 	case !known:
-	case c.version == v5 || c.durable == nil: // [MQTT-4.3.3-9]
+	case told || c.durable == nil: // [MQTT-4.3.3-9]
 		delete(c.received, id)
 	default:
 		in.state = receiptUnsure
@@ -87,7 +87,7 @@ func (c *conn) refuse(id uint16) {
 // answered has the PUBREC of a publish leave, or wait for the session's record; with mu held [MQTT-4.3.3-8].
 func (c *conn) answered(r *reply, stored bool) {
 	if !stored {
-		c.refuse(r.id)
+		c.refuse(r.id, c.version == v5 && !r.untold())
 	} else if in, open := c.received[r.id]; open { // else the client has released it meanwhile
 		in.state = receiptStored
 		c.received[r.id] = in

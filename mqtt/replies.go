@@ -116,16 +116,25 @@ func (r *reply) done(_ router.Stored, err error, w *outbox.Batch) {
 // publishFailed notes why a publish failed. MQTT 3 has no words for it: the connection ends, and the client sends it again.
 func (c *conn) publishFailed(r *reply, err error) {
 	r.code, r.text = reasonOf(err), publicText(err)
-	if c.version != v5 {
+	switch {
+	case c.version != v5:
 		c.stop(&fault{code: r.code, text: "a message could not be stored", cause: err})
+	case r.untold():
+		c.stop(&fault{code: serverBusy, text: "a message of QoS 2 may not have been stored: connect and send it again", cause: err})
 	}
+}
+
+// untold reports whether there is no answer to a publish of QoS 2 that may or may not be stored. A PUBREC that refuses it would
+// have the client send it as another message [MQTT-4.3.3-9]; sent again from its session as the same one, it is stored once.
+func (r *reply) untold() bool {
+	return r.kind == typePubrec && r.code == unspecified && r.conn.durable != nil
 }
 
 // emit writes the replies at the head of the queue that are ready; with mu held, which keeps their order.
 func (c *conn) emit(w *outbox.Batch) {
 	for r := c.replies.head; r != nil && r.ready; r = c.replies.head {
 		c.replies.pop()
-		if r.code < unspecified || c.version == v5 {
+		if r.code < unspecified || c.version == v5 && !r.untold() {
 			c.writeReply(w, r.kind, r.id, r.code, r.text)
 		}
 		r.recycle()

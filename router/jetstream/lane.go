@@ -376,24 +376,50 @@ func (l *lane) compare(ctx context.Context) (uint64, map[uint64]bool, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(32)
 	for _, s := range looks {
-		g.Go(func() (err error) {
+		g.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, 2*laneSilence)
 			defer cancel()
-			s.there, err = l.holds(ctx, s)
-			return err
+			return l.see(ctx, s)
 		})
 	}
 	err = g.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range looks {
-		if s.there && !s.of.settled {
-			s.of.settled, s.of.stored = true, router.Stored{Seq: s.seq}
-			s.of.occupies(own)
-			l.idle = 0
+		if s.there {
+			l.settle(s, own)
 		}
 	}
+	l.skipReplaced()
 	return end, own, err
+}
+
+// settle notes that an append is stored where it was seen; with the lock held.
+func (l *lane) settle(s *sighting, own map[uint64]bool) {
+	if s.of.settled {
+		return
+	}
+	s.of.settled, s.of.stored = true, router.Stored{Seq: s.seq}
+	s.of.occupies(own)
+	l.idle = 0
+}
+
+// skipReplaced settles the values that a later append of the lane replaced, or would have: of each subject only the last one counts,
+// and an earlier one must not be stored behind it. With the lock held.
+func (l *lane) skipReplaced() {
+	if !l.opt.values {
+		return
+	}
+	stored := map[string]uint64{}
+	for _, a := range slices.Backward(l.queue) {
+		seq := stored[a.subject]
+		switch {
+		case a.settled && a.err == nil && seq == 0:
+			stored[a.subject] = a.stored.Seq
+		case !a.settled && seq > 0:
+			a.settled, a.stored = true, router.Stored{Seq: seq, Duplicate: true}
+		}
+	}
 }
 
 // occupies enters the sequences that a stored append has.
@@ -421,16 +447,13 @@ type sighting struct {
 	there bool
 }
 
-// holds reports whether the stream's leader has what was appended at its
-// sequence. A value that is not there any more was there: the next one replaced it.
-// A message that nobody was told of is not trimmed, so it was never there.
-func (l *lane) holds(ctx context.Context, s *sighting) (bool, error) {
+// see asks the stream's leader what it has at a sequence. A message that nobody was told of is not trimmed, so one that is not
+// there never was. A value may have been replaced: by one that the lane sent later, or it is sent again.
+func (l *lane) see(ctx context.Context, s *sighting) error {
 	subject, data, there, err := l.stream.message(ctx, s.seq)
-	if err != nil || !there {
-		return l.opt.values, err
-	}
 	a := s.of
-	return subject == a.subject && bytes.Equal(data, a.data[len(a.data)-1]), nil
+	s.there = there && subject == a.subject && bytes.Equal(data, a.data[len(a.data)-1])
+	return err
 }
 
 // close fails what is not answered.

@@ -24,6 +24,8 @@ import (
 type raftStream struct {
 	rng *rand.Rand
 
+	values bool // it keeps the last of each subject
+
 	mu        sync.Mutex
 	committed []proposal // the first has sequence 1
 	trimmed   map[uint64]bool
@@ -44,8 +46,8 @@ type proposal struct {
 	whole    int                                       // on the last of those that are stored together, how many
 }
 
-func newRaftStream(rng *rand.Rand) *raftStream {
-	return &raftStream{rng: rng, trimmed: map[uint64]bool{}, ids: map[string]uint64{}, leads: true}
+func newRaftStream(rng *rand.Rand, values bool) *raftStream {
+	return &raftStream{rng: rng, values: values, trimmed: map[uint64]bool{}, ids: map[string]uint64{}, leads: true}
 }
 
 func (r *raftStream) soon() time.Duration { return time.Duration(r.rng.IntN(5000)) * time.Microsecond }
@@ -109,6 +111,11 @@ func (r *raftStream) commitLater() {
 
 func (r *raftStream) commit(n int, answers bool) {
 	for _, p := range r.log[:n] {
+		for i, before := range r.committed {
+			if r.values && before.subject == p.subject {
+				r.trimmed[uint64(i+1)] = true
+			}
+		}
 		r.committed = append(r.committed, p)
 		if p.id != "" {
 			r.ids[p.id] = uint64(len(r.committed))
@@ -164,7 +171,7 @@ func (r *raftStream) change(after time.Duration) {
 	r.term++
 	r.leads = false
 	n := r.rng.IntN(len(r.log) + 1)
-	for n > 0 && n < len(r.log) && r.log[n-1].whole == 0 && r.log[n-1].answered == nil && r.log[n-1].subject != othersSubject {
+	for n > 0 && n < len(r.log) && r.log[n-1].whole == 0 {
 		n--
 	}
 	r.log = r.log[:n]
@@ -176,14 +183,12 @@ func (r *raftStream) change(after time.Duration) {
 	})
 }
 
-const othersSubject = "others"
-
 // intrude stores what another writer had under way.
-func (r *raftStream) intrude(data string) {
+func (r *raftStream) intrude(subject, data string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leads {
-		r.log = append(r.log, proposal{subject: othersSubject, data: []byte(data)})
+		r.log = append(r.log, proposal{subject: subject, data: []byte(data), whole: 1})
 		r.commitLater()
 	}
 }
@@ -253,20 +258,22 @@ func (h *told) last() uint64 {
 // messages come in between and what was told is trimmed: what is confirmed is stored, once, in order, and everything that
 // is stored is told of.
 func TestLaneOverChangesOfTheLeader(t *testing.T) {
-	for seed := range uint64(300) {
-		synctest.Test(t, func(t *testing.T) { driveLane(t, rand.New(rand.NewPCG(seed, 1)), seed) })
-		if t.Failed() {
-			return
+	for _, values := range []bool{false, true} {
+		for seed := range uint64(200) {
+			synctest.Test(t, func(t *testing.T) { driveLane(t, rand.New(rand.NewPCG(seed, 1)), seed, values) })
+			if t.Failed() {
+				return
+			}
 		}
 	}
 }
 
-func driveLane(t *testing.T, rng *rand.Rand, seed uint64) {
+func driveLane(t *testing.T, rng *rand.Rand, seed uint64, values bool) {
 	var group sync.WaitGroup
 	life, end := context.WithCancel(t.Context())
-	r := newRaftStream(rand.New(rand.NewPCG(seed, 2)))
+	r := newRaftStream(rand.New(rand.NewPCG(seed, 2)), values)
 	heard := &told{}
-	l := newLane(r, 0, laneOptions{name: "Q", life: life, group: &group, log: slog.New(slog.DiscardHandler), found: func(f foreign, _ *outbox.Batch) {
+	l := newLane(r, 0, laneOptions{name: "Q", values: values, life: life, group: &group, log: slog.New(slog.DiscardHandler), found: func(f foreign, _ *outbox.Batch) {
 		heard.mu.Lock()
 		defer heard.mu.Unlock()
 		if f.subject != "" {
@@ -286,24 +293,26 @@ func driveLane(t *testing.T, rng *rand.Rand, seed uint64) {
 			r.change(time.Duration(rng.IntN(3000)) * time.Millisecond)
 		case 1, 2:
 			if l.atRest() {
-				r.intrude(fmt.Sprint("other ", n))
+				r.intrude(subjectOf(n, values), fmt.Sprint("other ", n))
 			}
 		case 3, 4, 5:
 			time.Sleep(time.Duration(rng.IntN(1500)) * time.Millisecond)
 		case 6, 7:
-			r.trim(heard.last())
+			if !values {
+				r.trim(heard.last())
+			}
 		default:
 			time.Sleep(time.Duration(rng.IntN(3)) * time.Millisecond)
 		}
 		data := [][]byte{fmt.Append(nil, "message ", n)}
-		if rng.IntN(20) == 0 {
+		if !values && rng.IntN(20) == 0 {
 			data = [][]byte{fmt.Append(nil, "begin ", n), fmt.Append(nil, "message ", n)}
 		}
 		var h nats.Header
 		if len(data) == 1 && rng.IntN(2) == 0 {
 			h = nats.Header{"Nats-Msg-Id": []string{fmt.Sprint("id ", n)}}
 		}
-		l.append("mine", h, data, func(s router.Stored, err error, _ *outbox.Batch) {
+		l.append(subjectOf(n, values), h, data, func(s router.Stored, err error, _ *outbox.Batch) {
 			heard.mu.Lock()
 			defer heard.mu.Unlock()
 			if heard.done++; err != nil {
@@ -317,13 +326,13 @@ func driveLane(t *testing.T, rng *rand.Rand, seed uint64) {
 			for i := range data {
 				heard.seqs = append(heard.seqs, s.Seq-uint64(len(data)-1-i))
 			}
-			if got := r.at(s.Seq); !bytes.Equal(got, data[len(data)-1]) {
+			if got := r.at(s.Seq); !values && !bytes.Equal(got, data[len(data)-1]) {
 				t.Errorf("seed %d: message %d was confirmed at %d, where %q is stored", seed, n, s.Seq, got)
 			}
 		})
 	}
 	time.Sleep(3 * laneDeadline)
-	r.intrude("the last") // what nobody was told of is found behind it
+	r.intrude("q", "the last") // what nobody was told of is found behind it
 	time.Sleep(time.Second)
 	l.mu.Lock()
 	l.mend()
@@ -331,7 +340,41 @@ func driveLane(t *testing.T, rng *rand.Rand, seed uint64) {
 	time.Sleep(time.Second)
 	end()
 	group.Wait()
-	r.check(t, heard, messages, seed)
+	if values {
+		r.checkValues(t, heard, seed)
+	} else {
+		r.check(t, heard, messages, seed)
+	}
+}
+
+// subjectOf spreads values over a few subjects.
+func subjectOf(n int, values bool) string {
+	if values {
+		return fmt.Sprint("v.", n%3)
+	}
+	return "q"
+}
+
+// checkValues: a value that was confirmed is stored, or a later one of its subject is.
+func (r *raftStream) checkValues(t *testing.T, heard *told, seed uint64) {
+	t.Helper()
+	stored := map[string]int{} // by subject, the highest of ours
+	for _, p := range r.committed {
+		var n int
+		if _, err := fmt.Sscanf(string(p.data), "message %d", &n); err != nil {
+			continue
+		}
+		if before := stored[p.subject]; n < before {
+			t.Errorf("seed %d: value %d of %s was replaced by value %d", seed, before, p.subject, n)
+		}
+		stored[p.subject] = n
+	}
+	for _, m := range heard.own {
+		var n int
+		if _, err := fmt.Sscanf(m, "message %d", &n); err != nil || stored[subjectOf(n, true)] < n {
+			t.Errorf("seed %d: %q was confirmed, and the last that is stored is %d", seed, m, stored[subjectOf(n, true)])
+		}
+	}
 }
 
 // atRest reports whether nothing is under way.
