@@ -361,6 +361,12 @@ func (d *durable) receive(fd *feed, x *router.Delivery, w *outbox.Batch) bool {
 		}
 		return true
 	}
+	if x.Redelivered() {
+		if f := c.window.find(x.Seq); f != nil { // over this connection: another leader of the cluster gives it once more
+			d.takeAgain(f, x)
+			return true
+		}
+	}
 	was, again := d.earlier[x.Seq]
 	s, matched := c.inboxOptions(x.Message)
 	switch {
@@ -431,17 +437,38 @@ func (c *conn) completeStored(f *flight) {
 	}
 	c.mu.Unlock()
 	resume(feeds, &c.batch)
-	if d == nil {
-		return // the inbox has not come to it yet, or has it no more
+	if d != nil { // else the inbox has not come to it yet, or has it no more
+		c.forget(f, d, &c.batch)
 	}
-	c.settle(d, success, func(_ router.Stored, err error, w *outbox.Batch) {
+}
+
+// forget has the mailbox forget a completed delivery, and then frees its identifier.
+func (c *conn) forget(f *flight, d *router.Delivery, w *outbox.Batch) {
+	err := d.Ack(w, func(_ router.Stored, err error, w *outbox.Batch) {
 		if err != nil {
-			return // the next connection completes it
+			return // the next connection completes it, or this one when the mailbox gives it again
 		}
 		c.mu.Lock()
 		feeds := c.free(f, w)
 		c.mu.Unlock()
 		resume(feeds, w)
+	})
+	if err != nil {
+		c.log().Debug("a completed message is not held any more", "error", err) // as above
+	}
+}
+
+// takeAgain takes what the client was sent already, and neither gets twice nor has settled; with mu held.
+func (d *durable) takeAgain(f *flight, x *router.Delivery) {
+	c := d.conn
+	f.delivery = x
+	if !f.finished {
+		return
+	}
+	c.tasks.Go(func() {
+		var w outbox.Batch
+		c.forget(f, x, &w)
+		w.Flush()
 	})
 }
 

@@ -112,6 +112,16 @@ func (w *window) remove(f *flight) {
 	}
 }
 
+// find returns what is under way of the session's inbox with a sequence, which the client has not completed or the inbox not forgotten.
+func (w *window) find(seq uint64) *flight {
+	for _, f := range w.flight {
+		if f.seq == seq {
+			return f
+		}
+	}
+	return nil
+}
+
 // take reserves a packet identifier: the wanted one if it is free, else the next [MQTT-2.2.1-4].
 func (w *window) take(wanted uint16) *flight {
 	id := wanted

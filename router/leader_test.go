@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -100,6 +101,43 @@ func testLeaderLoss(t *testing.T, graceful bool) {
 	}
 	if s2, err := c.edges[0].Connect(SessionOptions{Principal: NewPrincipal("stranger", "", false, nil), ClientID: "pub", Kick: func(error) {}}); ClassOf(err) != Conflict {
 		t.Errorf("the new leader does not know who is connected: %v %v", s2, err)
+	}
+}
+
+// What a client settled, and waits to hear that it is stored, is not given to it again by the next leader, whether or not the one
+// that died had stored it.
+func TestClusterSettlementOutlivesTheLeader(t *testing.T) {
+	for _, upTo := range []bool{false, true} {
+		t.Run(fmt.Sprint("upTo=", upTo), func(t *testing.T) {
+			c := startCluster(t, 1, nil)
+			s := c.edges[0].session()
+			_, in := consume(t, s, "/queue/q", 2)
+			for i := range 3 {
+				mustPublish(t, s, "/queue/q", fmt.Sprint(i))
+			}
+			ds := in.wait(t, "0", "1")
+			c.crash()
+			answers := make(chan error, 2)
+			done := func(_ Stored, err error, _ *outbox.Batch) { answers <- err }
+			var err error
+			if upTo {
+				err = ds[1].AckUpTo(nil, done)
+			} else {
+				err = errors.Join(ds[0].Ack(nil, nil), ds[1].Ack(nil, done))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.succeed()
+			if err := <-answers; err != nil {
+				t.Error(err)
+			}
+			if upTo {
+				in.wait(t, "0", "1", "2")
+			} else {
+				in.wait(t, "0", "1", "0", "2") // nobody wanted to hear of the first
+			}
+		})
 	}
 }
 

@@ -64,7 +64,7 @@ type Delivery struct {
 	box    *Mailbox
 	sub    *Subscription       // who holds it
 	remote *remoteSubscription // on an edge: the leader has the rest
-	over   uint32              // and it was told how this ended
+	over   uint32              // whether it was told how this ended
 	link   uint64              // by which it came
 	state  state
 	marked bool // delivered before, or it may have been

@@ -51,7 +51,8 @@ func (e *edge) askAgain(rs *remoteSession, payload []byte) {
 	}
 }
 
-// inHands lists what the client holds. What it has not seen the next leader gives again.
+// inHands lists what the client holds, and what it has settled without an answer: the next leader is asked to settle that again. What
+// the client has not seen the next leader gives again.
 func (x *remoteSubscription) inHands() []uint64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()

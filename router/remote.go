@@ -104,7 +104,7 @@ func (e *edge) commit(s *Session, ms []*Message, settle []*Delivery, done Done) 
 	}
 	held := settle[:0:0]
 	for _, d := range settle {
-		if d.remote != nil && atomic.CompareAndSwapUint32(&d.over, 0, 1) {
+		if d.remote != nil && atomic.CompareAndSwapUint32(&d.over, inHand, isOver) {
 			held = append(held, d)
 		}
 	}

@@ -107,15 +107,30 @@ func (x *remoteSubscription) keep(d *Delivery) {
 	x.held = append(x.held, d)
 }
 
-func (d *Delivery) isOver() bool { return atomic.LoadUint32(&d.over) != 0 }
+// States of a delivery on an edge, in Delivery.over.
+const (
+	inHand   uint32 = iota
+	isOver          // the leader was told how it ended
+	settling        // and is to say when that is stored: until then another leader may not know of it
+)
 
-// overUpTo notes that all that was given before d is over too; with the lock held.
-func (x *remoteSubscription) overUpTo(d *Delivery) {
+func (d *Delivery) isOver() bool { return atomic.LoadUint32(&d.over) == isOver }
+
+// pass takes a delivery from one state to another, and with upTo all that were given before it.
+func (x *remoteSubscription) pass(d *Delivery, upTo bool, from, to uint32) {
+	atomic.CompareAndSwapUint32(&d.over, from, to)
+	if !upTo {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	i := slices.Index(x.held, d)
 	for _, before := range x.held[:max(i, 0)] {
-		atomic.StoreUint32(&before.over, 1)
+		atomic.CompareAndSwapUint32(&before.over, from, to)
 	}
-	x.held = slices.Delete(x.held, 0, i+1)
+	if to == isOver {
+		x.held = slices.DeleteFunc(x.held, (*Delivery).isOver)
+	}
 }
 
 // deliver takes what the leader gives.
@@ -174,13 +189,15 @@ func (x *remoteSubscription) close() {
 
 // settle tells the leader how a delivery ended. With done it hears when that is stored.
 func (x *remoteSubscription) settle(d *Delivery, how settlement, delay time.Duration, cause string, done Done) error {
-	if !atomic.CompareAndSwapUint32(&d.over, 0, 1) {
+	state, upTo := isOver, how == settleAckUpTo
+	if done != nil {
+		state = settling
+	}
+	if !atomic.CompareAndSwapUint32(&d.over, inHand, state) {
 		return errNotHeld()
 	}
-	if how == settleAckUpTo {
-		x.mu.Lock()
-		x.overUpTo(d)
-		x.mu.Unlock()
+	if upTo {
+		x.pass(d, upTo, inHand, state)
 	}
 	body := func(b []byte) []byte {
 		b = binary.AppendUvarint(b, x.id)
@@ -193,7 +210,10 @@ func (x *remoteSubscription) settle(d *Delivery, how settlement, delay time.Dura
 		x.rs.edge.note(x.rs, methodSettle, body)
 		return nil
 	}
-	_, err := x.rs.edge.ask(x.rs, body([]byte{byte(methodSettle)}), true, func(r reply, w *outbox.Batch) { done(Stored{}, x.stale(d, r.err), w) })
+	_, err := x.rs.edge.ask(x.rs, body([]byte{byte(methodSettle)}), true, func(r reply, w *outbox.Batch) {
+		x.pass(d, upTo, settling, isOver)
+		done(Stored{}, x.stale(d, r.err), w)
+	})
 	return err
 }
 
