@@ -100,7 +100,7 @@ func (s *Store) connect() error {
 	if s.js, err = jetstream.New(s.reads); err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
-	if s.pub, err = newPublisher(s.conn, &s.group); err != nil {
+	if s.pub, err = newPublisher(s.conn, s.node.shared(), &s.group); err != nil {
 		return err
 	}
 	s.checkSpace()

@@ -80,7 +80,8 @@ type appending struct {
 	done     router.Done
 	deadline time.Time
 
-	seqs    []uint64 // that its attempts would have given it, the latest last
+	seqs    []uint64 // that its attempts would have given it
+	want    uint64   // that this attempt would
 	settled bool
 	stored  router.Stored
 	err     error
@@ -190,8 +191,8 @@ func (l *lane) answered(a *appending, attempt int, s router.Stored, err error, w
 	l.heard = time.Now()
 	l.waits--
 	switch {
-	case err == nil && s.Seq == 0:
-		l.broken = true
+	case err == nil && !s.Duplicate && s.Seq != a.want:
+		l.broken = true // it is not where it was to be: what is stored must be looked at
 	case err == nil && s.Duplicate && s.Seq > l.base:
 		// The first copy came by another hand, perhaps with more: that is to be found
 		// before anything is told of what followed it. Asked again, the answer is the same.
@@ -200,7 +201,7 @@ func (l *lane) answered(a *appending, attempt int, s router.Stored, err error, w
 		a.settled, a.stored = true, s
 		l.idle = 0
 		// A duplicate takes no sequence: what was sent after it cannot follow.
-		l.broken = l.broken || s.Duplicate || s.Seq != a.seqs[len(a.seqs)-1]
+		l.broken = l.broken || s.Duplicate
 		l.steady = !l.broken
 	case again(err):
 		l.broken = true
@@ -435,6 +436,7 @@ func (a *appending) occupies(own map[uint64]bool) {
 // expect notes the sequence that an attempt would give. The copies of earlier
 // attempts may still arrive, and be stored where they were expected.
 func (a *appending) expect(seq uint64) {
+	a.want = seq
 	if !slices.Contains(a.seqs, seq) {
 		a.seqs = append(a.seqs, seq)
 	}

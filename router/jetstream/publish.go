@@ -35,6 +35,7 @@ type publisher struct {
 	conn    *nats.Conn
 	sub     *nats.Subscription
 	prefix  string
+	shared  bool // the server is one of several
 	answers chan *nats.Msg
 	stop    chan struct{}
 	group   *sync.WaitGroup
@@ -51,11 +52,13 @@ type slot struct {
 	reply  string
 	done   func(router.Stored, error, *outbox.Batch)
 	sentMs int64
-	use    int // counts the times it was given up
+	use    int // counts its reply subjects
 }
 
-func newPublisher(conn *nats.Conn, group *sync.WaitGroup) (*publisher, error) {
-	p := &publisher{conn: conn, prefix: nats.NewInbox() + ".", answers: make(chan *nats.Msg, 2*publisherSlots), stop: make(chan struct{}), group: group}
+// newPublisher makes a publisher. Where several servers are, two may take themselves for the leader of a stream for a moment, and
+// both answer: then each publish has a reply subject of its own, or the second answer would be taken for the next one's.
+func newPublisher(conn *nats.Conn, shared bool, group *sync.WaitGroup) (*publisher, error) {
+	p := &publisher{conn: conn, shared: shared, prefix: nats.NewInbox() + ".", answers: make(chan *nats.Msg, 2*publisherSlots), stop: make(chan struct{}), group: group}
 	var err error
 	if p.sub, err = conn.ChanSubscribe(p.prefix+"*", p.answers); err != nil {
 		return nil, fmt.Errorf("subscribe to confirmations: %w", err)
@@ -139,6 +142,9 @@ func (p *publisher) publish(subject string, header nats.Header, data []byte, don
 		return unavailable(errBusy)
 	}
 	s := &p.slots[i]
+	if p.shared {
+		p.renew(i)
+	}
 	s.done, s.sentMs = done, time.Now().UnixMilli()
 	p.waiting++
 	reply := s.reply
@@ -206,8 +212,7 @@ func (p *publisher) giveUp(sentBeforeMs int64, cause error, w *outbox.Batch) {
 		if s.done != nil && s.sentMs < sentBeforeMs {
 			dones = append(dones, s.done)
 			s.done = nil
-			s.use++
-			s.reply = fmt.Sprint(p.prefix, i, "-", s.use)
+			p.renew(int32(i))
 			p.free = append(p.free, int32(i))
 			p.waiting--
 		}
@@ -216,6 +221,14 @@ func (p *publisher) giveUp(sentBeforeMs int64, cause error, w *outbox.Batch) {
 	for _, done := range dones {
 		done(router.Stored{}, unavailable(cause), w)
 	}
+}
+
+// renew gives a slot another reply subject: what still comes to the one before is nobody's. With the lock held.
+func (p *publisher) renew(i int32) {
+	s := &p.slots[i]
+	s.use++
+	b := strconv.AppendInt(append(make([]byte, 0, len(p.prefix)+24), p.prefix...), int64(i), 10)
+	s.reply = string(strconv.AppendInt(append(b, '-'), int64(s.use), 10))
 }
 
 // parseAnswer reads JetStream's answer to a publish: {"stream":"Q","seq":7} or

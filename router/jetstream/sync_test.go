@@ -341,7 +341,7 @@ func TestAPublishThatFailsAfterItWasGivenUpIsAnsweredOnce(t *testing.T) {
 	s := openInternal(t, nil)
 	defer s.Close()
 	var group sync.WaitGroup
-	p, err := newPublisher(s.conn, &group)
+	p, err := newPublisher(s.conn, false, &group)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,11 +374,56 @@ func TestAPublishThatFailsAfterItWasGivenUpIsAnsweredOnce(t *testing.T) {
 	}
 }
 
+// Two servers that both take themselves for a stream's leader both answer.
+func TestSecondAnswersAreNotTakenForOthers(t *testing.T) {
+	s := openInternal(t, nil)
+	defer s.Close()
+	var group sync.WaitGroup
+	p, err := newPublisher(s.conn, true, &group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { p.close(); group.Wait() }()
+	for seq := range uint64(2) { // of two leaders
+		if _, err := s.reads.Subscribe("both", func(m *nats.Msg) {
+			if string(m.Data) != "later" {
+				_ = m.Respond(fmt.Appendf(nil, `{"stream":"s","seq":%d}`, 1+seq)) // the test ends the connection
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.reads.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan uint64, 8)
+	hear := func(st router.Stored, _ error, _ *outbox.Batch) { answers <- st.Seq }
+	if err := p.publish("both", nil, []byte("now"), hear); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-answers; got > 2 {
+		t.Errorf("got %d", got)
+	}
+	for range 3 {
+		if err := p.publish("both", nil, []byte("later"), hear); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case seq := <-answers:
+		t.Errorf("a publish that nobody answered heard of %d", seq)
+	case <-time.After(50 * time.Millisecond):
+	}
+}
+
 func TestLateAnswersAreNotTakenForOthers(t *testing.T) {
 	s := openInternal(t, nil)
 	defer s.Close()
 	var group sync.WaitGroup
-	p, err := newPublisher(s.conn, &group)
+	p, err := newPublisher(s.conn, false, &group)
 	if err != nil {
 		t.Fatal(err)
 	}
