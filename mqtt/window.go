@@ -266,8 +266,9 @@ func (c *conn) puback(a acknowledgement) error {
 		c.mu.Unlock()
 		return faulty(protocolError, "PUBACK came for packet identifier %d, which has QoS %d", a.id, f.qos)
 	}
+	// The session's record is not written for this: should it name the message after a crash, and the inbox not hold it any
+	// more, that does no harm; see forgetBefore.
 	delete(c.window.flight, a.id)
-	c.sessionChanged()
 	feeds := c.pump(&c.batch)
 	c.mu.Unlock()
 	c.settle(f.delivery, a.code, nil)
