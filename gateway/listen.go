@@ -16,6 +16,7 @@ import (
 	"github.com/mqgate/mqgate/config"
 	"github.com/mqgate/mqgate/examples/chat"
 	"github.com/mqgate/mqgate/gateway/proxy"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/stomp"
 )
 
@@ -89,7 +90,7 @@ func (g *Gateway) bind(name, address string, c config.TLS, proxies []string) (l 
 	if address == "" {
 		return nil, name, nil
 	}
-	if l, err = net.Listen("tcp", address); err != nil {
+	if l, err = door.Listen(context.Background(), address); err != nil {
 		return nil, name, fmt.Errorf("listen (%s.listen): %w", name, err)
 	}
 	if len(proxies) > 0 {

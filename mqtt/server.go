@@ -85,7 +85,6 @@ func (s *Server) accepted(socket net.Conn) {
 	if c == nil {
 		return
 	}
-	door.KeepAlive(socket)
 	go c.serve() // counted by admit, ended by Drain
 }
 

@@ -89,7 +89,6 @@ func (s *Server) accepted(socket net.Conn, d Dialect) {
 	if c == nil {
 		return
 	}
-	door.KeepAlive(socket)
 	go c.serve() // counted by admit, ended by Drain
 }
 

@@ -513,7 +513,6 @@ func TestTLSNames(t *testing.T) {
 		})
 	})
 	far, near := tcpPair(t)
-	door.KeepAlive(tls.Server(near, nil)) // finds the socket below
 	var served sync.WaitGroup
 	served.Go(func() {
 		fx.server.ServeConn(tls.Server(near, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}), ActiveMQ)
