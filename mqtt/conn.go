@@ -16,6 +16,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/router/outbox"
 )
 
@@ -26,6 +27,7 @@ import (
 type conn struct {
 	server *Server
 	socket net.Conn
+	source io.Reader // of the socket's bytes
 	out    *outbox.Outbox
 	in     framer
 	batch  outbox.Batch // the reader's
@@ -75,7 +77,7 @@ type conn struct {
 var _ outbox.Owner = (*conn)(nil)
 
 func newConn(s *Server, socket net.Conn) *conn {
-	c := &conn{server: s, socket: socket}
+	c := &conn{server: s, socket: socket, source: door.Reader(socket)}
 	c.changed.L = &c.mu
 	c.life, c.kill = context.WithCancelCause(s.life)
 	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
@@ -143,7 +145,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		if e := c.ending.Load(); e != nil {
 			return 0, *e
 		}
-		n, err := c.socket.Read(b)
+		n, err := c.source.Read(b)
 		c.server.Stats.BytesReceived.Add(uint64(n))
 		if n > 0 || c.session == nil || c.silence == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err

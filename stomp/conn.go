@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/router/outbox"
 	"github.com/mqgate/mqgate/stomp/frame"
 )
@@ -25,6 +26,7 @@ import (
 type conn struct {
 	server  *Server
 	socket  net.Conn
+	source  io.Reader // of the socket's bytes
 	dialect Dialect
 	out     *outbox.Outbox
 	decoder frame.Decoder
@@ -71,7 +73,7 @@ type conn struct {
 var _ outbox.Owner = (*conn)(nil)
 
 func newConn(s *Server, socket net.Conn, d Dialect) *conn {
-	c := &conn{server: s, socket: socket, dialect: d}
+	c := &conn{server: s, socket: socket, source: door.Reader(socket), dialect: d}
 	c.changed.L = &c.mu
 	c.life, c.kill = context.WithCancelCause(s.life)
 	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
@@ -141,10 +143,10 @@ func (c *conn) Read(b []byte) (int, error) {
 		return 0, *e
 	}
 	if c.beat == nil {
-		return c.socket.Read(b)
+		return c.source.Read(b)
 	}
 	c.beat.waitingSinceMs.Store(time.Now().UnixMilli())
-	n, err := c.socket.Read(b)
+	n, err := c.source.Read(b)
 	c.beat.waitingSinceMs.Store(0)
 	return n, err
 }

@@ -60,7 +60,7 @@ func (s *socket) TryWrite(b []byte) (rest func() error, err error) {
 
 func (s *socket) write(fd uintptr) {
 	for {
-		n, err := syscall.Write(int(fd), s.b)
+		n, err := write(fd, s.b)
 		if err == syscall.EINTR {
 			continue
 		}
