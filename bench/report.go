@@ -173,8 +173,10 @@ func per(n, of float64) float64 {
 func (r *run) fillTotals(rep *Report, how outcome) {
 	var latency, confirm histogram
 	var t tally
+	for i := range r.latencies {
+		latency.merge(&r.latencies[i].h)
+	}
 	for _, s := range r.subscribers {
-		latency.merge(&s.latency)
 		t.add(s.tally)
 	}
 	for _, p := range r.publishers {

@@ -33,6 +33,7 @@ type run struct {
 
 	publishers  []*publisher
 	subscribers []*subscriber
+	latencies   []times // of the subscribers, in turn
 
 	quit        chan struct{} // closed to stop the publishers
 	loops       sync.WaitGroup
@@ -96,16 +97,21 @@ func newRun(o Options, publishing, consuming protocol, broker *processes) *run {
 		}
 		r.publishers = append(r.publishers, r.newPublisher(i, fan))
 	}
+	r.latencies = make([]times, min(o.Subscribers, latencyShares))
 	queues := make([][]*ledger, o.Destinations)
 	for i := range o.Subscribers {
 		d := i % o.Destinations
 		if queues[d] == nil || !o.shared() {
 			queues[d] = r.newLedgers(d)
 		}
-		r.subscribers = append(r.subscribers, &subscriber{run: r, index: i, ledgers: queues[d], highest: make([]uint64, o.Publishers)})
+		r.subscribers = append(r.subscribers, &subscriber{run: r, index: i, ledgers: queues[d], highest: make([]uint64, o.Publishers),
+			latency: &r.latencies[i%len(r.latencies)]})
 	}
 	return r
 }
+
+// latencyShares is how many histograms of latency there are: few enough to stay in the cache, enough for as many cores.
+const latencyShares = 4
 
 func (r *run) newPublisher(index int, fan int64) *publisher {
 	p := &publisher{run: r, index: index, deliveries: fan}

@@ -22,7 +22,7 @@ type subscriber struct {
 
 	received atomic.Int64 // first deliveries of messages of this run
 	tally    tally        // the reader's; read after it has ended
-	latency  histogram    // the reader's
+	latency  *times       // shared with others
 }
 
 // tally counts deliveries that are not plain first ones.

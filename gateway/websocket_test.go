@@ -67,7 +67,7 @@ func TestWebSocketPortsOfOtherBrokers(t *testing.T) {
 	}
 }
 
-// An idle client over WebSocket costs at most 20 KiB, with the socket of this process
+// An idle client over WebSocket costs at most 16 KiB, with the socket of this process
 // that stands in for it.
 func TestIdleWebSocketsAreSmall(t *testing.T) {
 	g := open(t, load(t))
@@ -94,7 +94,7 @@ func TestIdleWebSocketsAreSmall(t *testing.T) {
 			each := uint64(0)
 			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 				after := memory()
-				if each = (after - min(before, after)) / n; each < 20<<10 {
+				if each = (after - min(before, after)) / n; each < 16<<10 {
 					break
 				}
 				if time.Now().After(deadline) {

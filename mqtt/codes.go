@@ -36,6 +36,7 @@ const (
 	receiveMaximum       reason = 0x93
 	badAlias             reason = 0x94
 	tooLarge             reason = 0x95
+	rateTooHigh          reason = 0x96
 	quotaExceeded        reason = 0x97
 	badPayloadFormat     reason = 0x99
 )

@@ -27,7 +27,8 @@ import (
 type conn struct {
 	server *Server
 	socket net.Conn
-	source io.Reader // of the socket's bytes
+	source io.Reader    // of the socket's bytes
+	guard  door.Guarded // the socket, nil if it is none
 	out    *outbox.Outbox
 	in     framer
 	batch  outbox.Batch // the reader's
@@ -78,6 +79,7 @@ var _ outbox.Owner = (*conn)(nil)
 
 func newConn(s *Server, socket net.Conn) *conn {
 	c := &conn{server: s, socket: socket, source: door.Reader(socket)}
+	c.guard, _ = socket.(door.Guarded)
 	c.changed.L = &c.mu
 	c.life, c.kill = context.WithCancelCause(s.life)
 	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
@@ -178,8 +180,32 @@ func (c *conn) readFailed(err error) error {
 	return err
 }
 
+// pace holds a client back that asks for more than the server allows that it came through. Acknowledgements and pings are
+// not held back: they answer what was sent to the client, or show that it lives.
+func (c *conn) pace(kind byte) error {
+	if c.guard == nil {
+		return nil
+	}
+	switch kind {
+	case typePuback, typePubrec, typePubrel, typePubcomp, typePingreq:
+		return nil
+	}
+	wait, err := c.guard.Request()
+	switch {
+	case err != nil:
+		return &fault{code: rateTooHigh, text: err.Error()}
+	case wait == 0:
+		return nil
+	}
+	c.batch.Flush()
+	return door.Pause(c.life, wait)
+}
+
 // handle does what a packet asks for. An error that it returns ends the connection.
 func (c *conn) handle(first byte, body []byte) error {
+	if err := c.pace(first >> 4); err != nil {
+		return err
+	}
 	if c.session == nil {
 		if first>>4 != typeConnect { // [MQTT-3.1.0-1]
 			return faulty(protocolError, "packet type %d came before CONNECT", first>>4)
@@ -250,7 +276,7 @@ func (c *conn) disconnect(first byte, body []byte) error {
 // clientDisconnects are the reasons besides success that a client may give (MQTT 5 table 3-10).
 var clientDisconnects = map[reason]bool{
 	disconnectWithWill: true, unspecified: true, malformed: true, protocolError: true, implementation: true, badTopic: true,
-	receiveMaximum: true, badAlias: true, tooLarge: true, 0x96: true, quotaExceeded: true, 0x98: true, badPayloadFormat: true,
+	receiveMaximum: true, badAlias: true, tooLarge: true, rateTooHigh: true, quotaExceeded: true, 0x98: true, badPayloadFormat: true,
 }
 
 func (c *conn) disconnectProperty(p property) error {
@@ -399,7 +425,7 @@ func breaksRules(cause error) bool {
 		return false
 	}
 	switch f.code {
-	case unspecified, unavailable, serverBusy, shuttingDown, keepAliveTimeout, takenOver, quotaExceeded:
+	case unspecified, unavailable, serverBusy, shuttingDown, keepAliveTimeout, takenOver, quotaExceeded, rateTooHigh:
 		return false
 	}
 	return true

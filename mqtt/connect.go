@@ -171,6 +171,10 @@ func (c *conn) readWill(k *connect) (*router.Will, error) {
 
 // open authenticates and begins the session.
 func (c *conn) open(k *connect) error {
+	if c.guard != nil && c.guard.CredentialRequired() && !k.hasUser {
+		return &router.Error{Op: "connect", Class: router.Denied,
+			Text: "a login is needed: give user name and password (the page or the machine that connects gets no anonymous access)"}
+	}
 	ctx, cancel := context.WithDeadline(c.life, c.login)
 	defer cancel()
 	remote := c.socket.RemoteAddr()

@@ -120,8 +120,8 @@ func (b *Mailbox) info() MailboxInfo {
 // existing returns the mailbox of a queue that exists.
 func (r *Router) existing(a Address) (*Mailbox, error) {
 	r.mu.Lock()
+	defer r.mu.Unlock() // an opening's box is set with it held
 	o := r.boxes[MailboxID{KindQueueBox, a.vhost, a.name}]
-	r.mu.Unlock()
 	if o == nil || o.box == nil {
 		return nil, &Error{Op: "admin", Class: NotFound, Text: fmt.Sprintf("there is no queue %q", a.name)}
 	}

@@ -26,7 +26,8 @@ import (
 type conn struct {
 	server  *Server
 	socket  net.Conn
-	source  io.Reader // of the socket's bytes
+	source  io.Reader    // of the socket's bytes
+	guard   door.Guarded // the socket, nil if it is none
 	dialect Dialect
 	out     *outbox.Outbox
 	decoder frame.Decoder
@@ -74,6 +75,7 @@ var _ outbox.Owner = (*conn)(nil)
 
 func newConn(s *Server, socket net.Conn, d Dialect) *conn {
 	c := &conn{server: s, socket: socket, source: door.Reader(socket), dialect: d}
+	c.guard, _ = socket.(door.Guarded)
 	c.changed.L = &c.mu
 	c.life, c.kill = context.WithCancelCause(s.life)
 	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
@@ -95,16 +97,31 @@ func (c *conn) serve() {
 	}
 }
 
+// errPanic is the cause of a connection's end that a fault of ours brought about.
+var errPanic = errors.New("panic")
+
 // contain turns a panic into an error.
 func (c *conn) contain(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.server.Stats.Panics.Add(1)
 			c.log().Error("a fault ended the connection", "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("panic: %v", p)
+			err = fmt.Errorf("%w: %v", errPanic, p)
 		}
 	}()
 	return f()
+}
+
+// aside does on another stack what needs a deep one, once or seldom: the reader's would grow with it and stay so, and most
+// of tens of thousands of readers do no more than wait.
+func (c *conn) aside(do func() error) (err error) {
+	done := make(chan struct{})
+	go func() { // ends before aside does
+		defer close(done)
+		err = c.contain(do)
+	}()
+	<-done
+	return err
 }
 
 func (c *conn) log() *slog.Logger {
@@ -197,8 +214,11 @@ func (c *conn) wentIdle() error {
 
 // handle does what a frame asks for. It answers; an error that it returns ends the connection.
 func (c *conn) handle(f *frame.Frame) error {
-	err := c.dispatch(f)
-	if err == nil || errors.Is(err, errLeft) || errors.Is(err, errParted) {
+	err := c.pace(f)
+	if err == nil {
+		err = c.dispatch(f)
+	}
+	if err == nil || errors.Is(err, errLeft) || errors.Is(err, errParted) || errors.Is(err, errPanic) || c.life.Err() != nil {
 		return err
 	}
 	r := c.explain(err)
@@ -208,6 +228,23 @@ func (c *conn) handle(f *frame.Frame) error {
 		return r
 	}
 	return nil
+}
+
+// pace holds a client back that asks for more than the server allows that it came through. Acknowledgements are not held
+// back: they answer what was sent to the client.
+func (c *conn) pace(f *frame.Frame) error {
+	if c.guard == nil || f.Command == frame.ACK || f.Command == frame.NACK {
+		return nil
+	}
+	wait, err := c.guard.Request()
+	switch {
+	case err != nil:
+		return fatal("Come back later and send less at a time.", "%s", err)
+	case wait == 0:
+		return nil
+	}
+	c.batch.Flush()
+	return door.Pause(c.life, wait)
 }
 
 // explain makes a refusal of an error, and logs what is a fault of ours: the client is not told its cause.
@@ -226,7 +263,7 @@ func (c *conn) dispatch(f *frame.Frame) error {
 			c.server.Stats.LoginFailures.Add(1)
 			return fatal("Send CONNECT or STOMP first, and wait for CONNECTED.", "%s came before CONNECT: the client is not logged in", f.Command)
 		}
-		return c.connect(f)
+		return c.aside(func() error { return c.connect(f) })
 	}
 	switch f.Command {
 	case frame.SEND:
@@ -234,7 +271,7 @@ func (c *conn) dispatch(f *frame.Frame) error {
 	case frame.ACK, frame.NACK:
 		return c.settle(f)
 	case frame.SUBSCRIBE:
-		return c.subscribe(f)
+		return c.aside(func() error { return c.subscribe(f) })
 	case frame.UNSUBSCRIBE:
 		return c.unsubscribe(f)
 	case frame.BEGIN:

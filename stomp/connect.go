@@ -65,6 +65,10 @@ func (c *conn) logIn(f *frame.Frame) error {
 
 // open authenticates and begins the session.
 func (c *conn) open(credentials router.Credentials) (*router.Session, error) {
+	if c.guard != nil && c.guard.CredentialRequired() && !credentials.HasUser {
+		return nil, &router.Error{Op: "connect", Class: router.Denied,
+			Text: "a login is needed: give login and passcode (the page or the machine that connects gets no anonymous access)"}
+	}
 	ctx, cancel := context.WithDeadline(c.life, c.login)
 	defer cancel()
 	principal, err := c.server.opt.Authenticate.Authenticate(ctx, credentials)

@@ -70,8 +70,7 @@ func newClient(s *Server, socket net.Conn, a arrival) *client {
 	c.life, c.kill = context.WithCancelCause(s.life)
 	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
 	c.decoder.maxFrame, c.decoder.deflate = loginMessageBytes, a.deflate
-	n := s.opt.RequestsPerSecond
-	c.limiter = rate.NewLimiter(rate.Limit(n), 2*n)
+	c.limiter = s.limiter()
 	c.silence.heard()
 	return c
 }

@@ -47,10 +47,10 @@ type Options struct {
 	// PingInterval is after how long a silence a peer is pinged; default 25 s. One
 	// that is silent for as long again is given up.
 	PingInterval time.Duration
-	// RequestsPerSecond bounds what is read from one JSON client, and from one user
-	// or address over HTTP, with bursts of twice that; default 1000. A JSON client is
-	// slowed down, with CloseOverRate closed and told to come back later; over HTTP
-	// it is refused.
+	// RequestsPerSecond bounds what is read from one WebSocket, and from one user or
+	// address over HTTP, with bursts of twice that; default 1000. Acknowledgements over
+	// STOMP and MQTT do not count. A client is slowed down, with CloseOverRate closed
+	// and told to come back later; over HTTP it is refused.
 	RequestsPerSecond int
 	CloseOverRate     bool
 	// Lease is how long a message that was taken over HTTP waits for its

@@ -19,6 +19,12 @@ const (
 	failuresPerSecond, failuresBurst = 1, 20
 )
 
+// limiter returns that of a new connection.
+func (s *Server) limiter() *rate.Limiter {
+	n := s.opt.RequestsPerSecond
+	return rate.NewLimiter(rate.Limit(n), 2*n)
+}
+
 // of returns the limiter of a key.
 func (r *rates) of(key string, perSecond rate.Limit, burst int) *rate.Limiter {
 	r.mu.Lock()

@@ -11,6 +11,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/time/rate"
+
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/router/outbox"
 )
 
@@ -34,7 +37,9 @@ type stream struct {
 	inText   atomic.Bool // answer in kind
 	answered atomic.Bool // the server inside has written something: the peer has said what it should
 	silence  silence
-	checked  bool // CredentialRequired
+	checked  bool          // CredentialRequired
+	limiter  *rate.Limiter // of requests
+	overRate atomic.Bool   // why it ends
 
 	write    sync.Mutex
 	try      outbox.TryWriter       // of the socket; nil: none
@@ -44,9 +49,12 @@ type stream struct {
 	onClose  func()
 }
 
+var _ door.Guarded = (*stream)(nil)
+
 func newStream(s *Server, socket net.Conn, a arrival) *stream {
 	st := &stream{Conn: socket, try: outbox.Try(socket), server: s, binary: a.p == protocolMQTT, checked: a.strict}
 	st.decoder.maxFrame, st.decoder.deflate = uint64(s.opt.MaxFrameBytes), a.deflate
+	st.limiter = s.limiter()
 	st.silence.heard()
 	st.onClose = func() { s.forget(st) }
 	return st
@@ -304,7 +312,7 @@ func (s *stream) frame(b []byte) (op byte, payload []byte) {
 
 // CloseWrite says that nothing more will be written.
 func (s *stream) CloseWrite() error {
-	code, reason := s.server.parting()
+	code, reason := s.parting()
 	s.bye(code, reason, controlTimeout)
 	return nil
 }
@@ -313,7 +321,7 @@ func (s *stream) CloseWrite() error {
 func (s *stream) Close() error {
 	err := net.ErrClosed
 	s.over.Do(func() {
-		code, reason := s.server.parting()
+		code, reason := s.parting()
 		s.bye(code, reason, farewellTimeout)
 		err = s.Conn.Close()
 		s.onClose()
@@ -324,6 +332,27 @@ func (s *stream) Close() error {
 // CredentialRequired reports that the handshake came from another machine and
 // without an Origin: only a login that names a user is to be accepted then.
 func (s *stream) CredentialRequired() bool { return s.checked }
+
+// Request counts a request that the server inside has read.
+func (s *stream) Request() (wait time.Duration, err error) {
+	if s.limiter.Allow() {
+		return 0, nil
+	}
+	s.server.Stats.Throttled.Add(1)
+	if s.server.opt.CloseOverRate {
+		s.overRate.Store(true)
+		return 0, door.ErrOverRate
+	}
+	return s.limiter.Reserve().Delay(), nil
+}
+
+// parting is the close code for a stream that ends from our side.
+func (s *stream) parting() (uint16, string) {
+	if s.overRate.Load() {
+		return errRate.code, errRate.reason
+	}
+	return s.server.parting()
+}
 
 // NetConn returns the socket.
 func (s *stream) NetConn() net.Conn { return s.Conn }

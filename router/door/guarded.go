@@ -1,0 +1,34 @@
+package door
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+)
+
+// Guarded is a connection that came through another server, such as that for
+// WebSocket, which has demands of its own on the client.
+type Guarded interface {
+	net.Conn
+	// CredentialRequired reports that only a login that names a user may be accepted.
+	CredentialRequired() bool
+	// Request counts something that the client asks for. Wait is for how long nothing
+	// more is to be read of it, an error why the connection is to end.
+	Request() (wait time.Duration, err error)
+}
+
+// ErrOverRate ends a connection whose client asks for too much.
+var ErrOverRate = errors.New("too many requests, come back later")
+
+// Pause waits, but no longer than ctx lives; then it returns its cause.
+func Pause(ctx context.Context, wait time.Duration) error {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
