@@ -114,7 +114,7 @@ func (n *Node) joinCluster(so *server.Options) error {
 	so.Cluster.Username, so.Cluster.Password = routeUser, c.routePassword()
 	so.Cluster.TLSConfig, so.Cluster.TLSTimeout = c.TLS, 5
 	so.Cluster.ConnectRetries = 60
-	so.Cluster.PingInterval, so.Cluster.MaxPingsOut = 2*time.Second, 2
+	so.Cluster.PingInterval, so.Cluster.MaxPingsOut = time.Second, 2
 	for _, addr := range c.Join {
 		so.Routes = append(so.Routes, &url.URL{Scheme: "nats-route", Host: addr, User: url.UserPassword(routeUser, c.routePassword())})
 	}
