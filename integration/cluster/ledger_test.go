@@ -55,6 +55,19 @@ func (l *ledger) refuse(text string) {
 	l.mu.Unlock()
 }
 
+// refusals are the errors that were noted, but for those that say that the node goes.
+func (l *ledger) refusals() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var text strings.Builder
+	for what, n := range l.refused {
+		if !strings.Contains(what, "shutting down") {
+			fmt.Fprintf(&text, " %d times %s", n, what)
+		}
+	}
+	return text.String()
+}
+
 func (l *ledger) lostSession() { l.mu.Lock(); l.sessions++; l.mu.Unlock() }
 
 func (l *ledger) got(id string, marked bool) {

@@ -174,12 +174,13 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 	}
 	st = &stream{name: c.Name, store: s}
 	if s.node.shared() {
-		if c.MaxMsgsPerSubject > 0 {
-			if err := s.barrier(ctx, strings.TrimSuffix(c.Subjects[0], "*")+barrierToken); err != nil {
+		subject := strings.Replace(c.Subjects[0], "*", barrierToken, 1)
+		if c.MaxMsgsPerSubject > 0 || c.Name == transactionsStream {
+			if err := s.barrier(ctx, subject); err != nil {
 				return nil, err
 			}
 		}
-		last, err := s.caughtUp(ctx, c.Name, strings.Replace(c.Subjects[0], "*", barrierToken, 1))
+		last, err := s.caughtUp(ctx, c.Name, subject)
 		if err != nil {
 			return nil, err
 		}

@@ -93,6 +93,12 @@ func (c *cluster) stop(i int) {
 	}
 }
 
+// awaitCurrent waits until a node has copied what it missed: until then another must not go.
+func (c *cluster) awaitCurrent(i int) {
+	c.t.Helper()
+	within(c.t, time.Minute, c.nodes[i].Current)
+}
+
 func (c *cluster) open(i int) *jetstream.Store {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -252,7 +258,8 @@ func TestClusterHealsLostAndDamagedData(t *testing.T) {
 	c.start(1)
 	more(s, "after it was back ")
 	s.Close()
-	s = c.open(1) // waits until it has caught up
+	c.awaitCurrent(1)
+	s = c.open(1)
 	check(s, "the node whose data was lost")
 	s.Close()
 	c.stop(0)
@@ -275,6 +282,7 @@ func TestClusterHealsLostAndDamagedData(t *testing.T) {
 	c.start(0)
 	more(s, "after the damaged one was back ")
 	s.Close()
+	c.awaitCurrent(0)
 	s = c.open(0)
 	check(s, "the node whose files were damaged")
 	s.Close()

@@ -3,6 +3,8 @@ package jetstream
 import (
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"github.com/mqgate/mqgate/router"
 )
 
@@ -73,6 +75,21 @@ func (s *Store) room() error {
 func (n *Node) DiskLow() bool {
 	free, err := FreeBytes(n.opt.Dir)
 	return err == nil && free < n.opt.MinFreeBytes
+}
+
+// revive starts the embedded server's JetStream again where it stopped since the disk had no byte left, once there is room above the
+// reserve: the server itself waits for a restart of the process. What the others stored meanwhile is copied.
+func (n *Node) revive() {
+	if !n.keepsReplicas() || n.server.JetStreamEnabled() || n.DiskLow() {
+		return
+	}
+	n.log.Info("the disk has room again: this node's store starts again")
+	if err := n.server.EnableJetStream(&server.JetStreamConfig{
+		StoreDir: n.opt.Dir, MaxMemory: n.limits.MaxMemory, MaxStore: n.limits.MaxStore, SyncInterval: n.limits.SyncInterval,
+		SyncAlways: n.limits.SyncAlways, Strict: n.limits.Strict,
+	}); err != nil {
+		n.log.Error("this node's store could not start again; restart the process", "error", err)
+	}
 }
 
 // DiskLow reports whether appends are refused for lack of disk space.

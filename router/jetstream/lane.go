@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -57,8 +58,8 @@ type lane struct {
 type laneStream interface {
 	// send has data stored, together or not at all, where the header says. Answered is not called before send returns.
 	send(subject string, h nats.Header, data [][]byte, answered func(router.Stored, error, *outbox.Batch)) error
-	// end asks the stream's leader for the last sequence.
-	end(ctx context.Context) (uint64, error)
+	// end asks the stream's leader for the last sequence, and who it is.
+	end(ctx context.Context) (last uint64, leader string, err error)
 	// message asks the leader for one message, which may not be there.
 	message(ctx context.Context, seq uint64) (subject string, data []byte, there bool, err error)
 }
@@ -293,11 +294,7 @@ func (l *lane) recover() {
 		pause(ctx, min(time.Duration(idle)*10*time.Millisecond, laneDrain))
 	}
 	for ctx.Err() == nil && l.expire(&w) {
-		end, own, err := l.compare(ctx)
-		var others []foreign
-		if err == nil {
-			others, err = l.others(ctx, end, own)
-		}
+		end, others, err := l.lookThrough(ctx)
 		if err == nil {
 			l.resume(end, others, &w)
 			return
@@ -306,6 +303,48 @@ func (l *lane) recover() {
 		pause(ctx, formingPoll)
 	}
 	w.Flush()
+}
+
+// lookThrough settles what the stream holds, and returns its end and what others stored. One that was just elected answers before it
+// has applied all that it took over, so the leader must be the same all the time.
+func (l *lane) lookThrough(ctx context.Context) (uint64, []foreign, error) {
+	end, leader, err := l.askEnd(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	seen, err := l.compare(ctx, end)
+	if err != nil {
+		return 0, nil, err
+	}
+	others, err := l.others(ctx, end, l.ownOf(seen))
+	if err != nil {
+		return 0, nil, err
+	}
+	if _, now, err := l.askEnd(ctx); err != nil || now != leader {
+		return 0, nil, fmt.Errorf("%w while it was asked", errors.Join(errNewLeader, err))
+	}
+	l.settleSeen(seen)
+	return end, others, nil
+}
+
+var errNewLeader = errors.New("the stream's leader changed")
+
+// askEnd asks for the end of the stream; without a leader nobody answers, and one that knows less than was confirmed is not ready.
+func (l *lane) askEnd(ctx context.Context) (uint64, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, laneSilence)
+	defer cancel()
+	end, leader, err := l.stream.end(ctx)
+	if known := l.known(); err == nil && end < known {
+		err = fmt.Errorf("%w: it holds messages up to %d, and %d is confirmed", errLags, end, known)
+	}
+	return end, leader, err
+}
+
+// known returns up to which sequence the stream is known to reach.
+func (l *lane) known() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.base
 }
 
 // expire gives up what has waited too long, and reports whether something is
@@ -349,26 +388,14 @@ func (l *lane) resume(end uint64, others []foreign, w *outbox.Batch) {
 	w.Flush()
 }
 
-// compare settles those under way that the stream holds, and returns its end and
-// the sequences that are the lane's own.
-func (l *lane) compare(ctx context.Context) (uint64, map[uint64]bool, error) {
-	first, cancel := context.WithTimeout(ctx, laneSilence) // without a leader nobody answers
-	end, err := l.stream.end(first)
-	cancel()
-	if err != nil {
-		return 0, nil, err
-	}
-	own := map[uint64]bool{}
+// compare finds those under way that the stream holds.
+func (l *lane) compare(ctx context.Context, end uint64) ([]*sighting, error) {
 	l.mu.Lock()
 	var looks []*sighting
 	for _, a := range l.queue {
-		if a.settled {
-			a.occupies(own)
-			continue
-		}
 		// What the lane knows to be another's may be trimmed by now, which looks the same as what was never stored.
 		for _, seq := range a.seqs {
-			if seq > l.base && seq <= end {
+			if !a.settled && seq > l.base && seq <= end {
 				looks = append(looks, &sighting{of: a, seq: seq})
 			}
 		}
@@ -383,26 +410,37 @@ func (l *lane) compare(ctx context.Context) (uint64, map[uint64]bool, error) {
 			return l.see(ctx, s)
 		})
 	}
-	err = g.Wait()
+	err := g.Wait()
+	return slices.DeleteFunc(looks, func(s *sighting) bool { return !s.there }), err
+}
+
+// ownOf returns the sequences that are the lane's own, of those that are not told yet and of those just seen.
+func (l *lane) ownOf(seen []*sighting) map[uint64]bool {
+	own := map[uint64]bool{}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, s := range looks {
-		if s.there {
-			l.settle(s, own)
+	for _, a := range l.queue {
+		if a.settled && a.err == nil && !a.stored.Duplicate {
+			a.occupies(a.stored.Seq, own)
+		}
+	}
+	for _, s := range seen {
+		s.of.occupies(s.seq, own)
+	}
+	return own
+}
+
+// settleSeen notes that appends are stored where they were seen.
+func (l *lane) settleSeen(seen []*sighting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range seen {
+		if !s.of.settled {
+			s.of.settled, s.of.stored = true, router.Stored{Seq: s.seq}
+			l.idle = 0
 		}
 	}
 	l.skipReplaced()
-	return end, own, err
-}
-
-// settle notes that an append is stored where it was seen; with the lock held.
-func (l *lane) settle(s *sighting, own map[uint64]bool) {
-	if s.of.settled {
-		return
-	}
-	s.of.settled, s.of.stored = true, router.Stored{Seq: s.seq}
-	s.of.occupies(own)
-	l.idle = 0
 }
 
 // skipReplaced settles the values that a later append of the lane replaced, or would have: of each subject only the last one counts,
@@ -423,13 +461,10 @@ func (l *lane) skipReplaced() {
 	}
 }
 
-// occupies enters the sequences that a stored append has.
-func (a *appending) occupies(own map[uint64]bool) {
-	if a.err != nil || a.stored.Duplicate {
-		return
-	}
+// occupies enters the sequences that an append has if its last is one.
+func (a *appending) occupies(last uint64, own map[uint64]bool) {
 	for i := range uint64(len(a.data)) {
-		own[a.stored.Seq-i] = true
+		own[last-i] = true
 	}
 }
 

@@ -34,6 +34,8 @@ type raftStream struct {
 	leads     bool
 	term      int
 	arrives   time.Time // when the last one that was sent arrives
+	shows     uint64    // until it is ready, a leader shows no more than this
+	ready     time.Time
 	answers   []func(w *outbox.Batch)
 	answering bool
 }
@@ -180,6 +182,7 @@ func (r *raftStream) change(after time.Duration) {
 		defer r.mu.Unlock()
 		r.leads = true
 		r.commit(len(r.log), false)
+		r.shows, r.ready = uint64(max(0, len(r.committed)-r.rng.IntN(30))), time.Now().Add(time.Duration(r.rng.IntN(100))*time.Millisecond)
 	})
 }
 
@@ -201,13 +204,21 @@ func (r *raftStream) trim(upto uint64) {
 	}
 }
 
-func (r *raftStream) end(ctx context.Context) (uint64, error) {
+func (r *raftStream) end(ctx context.Context) (uint64, string, error) {
 	if err := r.ask(ctx); err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return uint64(len(r.committed)), nil
+	return r.applied(), fmt.Sprint("leader ", r.term), nil
+}
+
+// applied is what the leader shows: for a moment after its election not all that it took over.
+func (r *raftStream) applied() uint64 {
+	if time.Now().Before(r.ready) {
+		return r.shows
+	}
+	return uint64(len(r.committed))
 }
 
 func (r *raftStream) message(ctx context.Context, seq uint64) (string, []byte, bool, error) {
@@ -216,7 +227,7 @@ func (r *raftStream) message(ctx context.Context, seq uint64) (string, []byte, b
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if seq > uint64(len(r.committed)) || r.trimmed[seq] {
+	if seq > r.applied() || r.trimmed[seq] {
 		return "", nil, false, nil
 	}
 	p := r.committed[seq-1]

@@ -124,13 +124,16 @@ func (n *Node) Campaign(ctx context.Context, who Candidate) error {
 		return err
 	}
 	e := &election{node: n, conn: conn, js: js, log: n.log, who: who, changed: time.Now(), answered: time.Now(), peers: p}
-	tick := time.NewTicker(leaseLook)
+	tick, slow := time.NewTicker(leaseLook), time.NewTicker(time.Second)
 	defer tick.Stop()
+	defer slow.Stop()
 	for {
 		select {
 		case <-tick.C:
 			e.peers.greet()
 			e.look(ctx)
+		case <-slow.C:
+			n.revive()
 		case <-ctx.Done():
 			who.Follow("", "", true)
 			return nil

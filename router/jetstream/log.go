@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -95,12 +96,15 @@ func (st *stream) send(subject string, h nats.Header, data [][]byte, answered fu
 	return st.store.publishBatch(subject, h, data, answered)
 }
 
-func (st *stream) end(ctx context.Context) (uint64, error) {
+func (st *stream) end(ctx context.Context) (last uint64, leader string, err error) {
 	info, err := st.store.leaderInfo(ctx, st.name)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	return info.State.LastSeq, nil
+	if info.Cluster != nil {
+		leader = info.Cluster.Leader
+	}
+	return info.State.LastSeq, leader, nil
 }
 
 func (st *stream) message(ctx context.Context, seq uint64) (subject string, data []byte, there bool, err error) {
@@ -209,16 +213,30 @@ func (l *mailboxLog) Read(ctx context.Context, from uint64, maxEntries, maxBytes
 		return entries, err
 	}
 	// The server says "not found" also of what it cannot read, for want of file
-	// descriptors, say. To take that for the end would lose all that follows.
+	// descriptors, say; and a replica that lags says it of what it does not have yet. To
+	// take that for the end would lose all that follows.
 	last, err := l.last(ctx)
 	if err != nil || last < get.Seq {
 		return nil, err
 	}
-	entries, err = l.store.reader.read(ctx, l.stream.name, get) // it may have come just now
-	if err == nil && len(entries) == 0 {
-		err = unavailable(fmt.Errorf("stream %s holds messages up to %d, but none can be read from %d on", l.stream.name, last, get.Seq))
+	for patient := time.Now(); time.Since(patient) < l.patience(); {
+		if entries, err = l.store.reader.read(ctx, l.stream.name, get); err != nil || len(entries) > 0 { // it may have come just now
+			return entries, err
+		}
+		pause(ctx, readAgain)
 	}
-	return entries, err
+	return nil, unavailable(fmt.Errorf("stream %s holds messages up to %d, but none can be read from %d on", l.stream.name, last, get.Seq))
+}
+
+// readAgain is the pause before another replica is asked, by chance.
+const readAgain = 20 * time.Millisecond
+
+// patience is how long a message that is stored may not be readable.
+func (l *mailboxLog) patience() time.Duration {
+	if l.stream.lane != nil {
+		return 3 * time.Second
+	}
+	return readAgain / 2 // once more
 }
 
 // last returns the sequence of the last message that is stored, 0 if none is.
@@ -226,7 +244,7 @@ func (l *mailboxLog) last(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if !l.shared {
-		state, err := l.store.streamState(ctx, l.stream.name)
+		state, err := l.stream.state(ctx)
 		if err != nil || state.Msgs == 0 {
 			return 0, err
 		}
@@ -249,18 +267,38 @@ func (l *mailboxLog) last(ctx context.Context) (uint64, error) {
 	return seq, nil
 }
 
-// lastAtLeader asks the stream's leader, since another replica may lag.
+// lastAtLeader asks the stream's leader, since another replica may lag; and one that has all that was confirmed, and was not
+// elected meanwhile.
 func (l *mailboxLog) lastAtLeader(ctx context.Context) (uint64, error) {
+	for {
+		_, leader, err := l.stream.lane.askEnd(ctx)
+		var last uint64
+		if err == nil {
+			last, err = l.lastOfSubject(ctx)
+		}
+		if err == nil {
+			var now string
+			if _, now, err = l.stream.lane.askEnd(ctx); err == nil && now == leader {
+				return last, nil
+			}
+		}
+		if !pause(ctx, formingPoll/2) {
+			return 0, unavailable(fmt.Errorf("look for the last message of %s: %w", l.subject, errors.Join(errNewLeader, err)))
+		}
+	}
+}
+
+func (l *mailboxLog) lastOfSubject(ctx context.Context) (uint64, error) {
 	st, err := l.store.js.Stream(ctx, l.stream.name)
 	if err != nil {
-		return 0, unavailable(fmt.Errorf("look at stream %s: %w", l.stream.name, err))
+		return 0, err
 	}
 	m, err := st.GetLastMsgForSubject(ctx, l.subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, unavailable(fmt.Errorf("look for the last message of %s: %w", l.subject, err))
+		return 0, err
 	}
 	return m.Sequence, nil
 }
@@ -281,6 +319,19 @@ func (s *Store) streamState(ctx context.Context, name string, opts ...jetstream.
 	return info.State, nil
 }
 
+// state is what the stream's leader says of it once it has all that was confirmed.
+func (st *stream) state(ctx context.Context, opts ...jetstream.StreamInfoOpt) (jetstream.StreamState, error) {
+	for {
+		state, err := st.store.streamState(ctx, st.name, opts...)
+		if st.lane == nil || err == nil && state.LastSeq >= st.lane.known() {
+			return state, err
+		}
+		if !pause(ctx, formingPoll/2) {
+			return state, unavailable(fmt.Errorf("look at stream %s: %w", st.name, errors.Join(errLags, err)))
+		}
+	}
+}
+
 // Bounds returns what the log holds above a floor.
 func (l *mailboxLog) Bounds(ctx context.Context, floor uint64) (router.Bounds, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -292,7 +343,7 @@ func (l *mailboxLog) Bounds(ctx context.Context, floor uint64) (router.Bounds, e
 		}
 		opts = append(opts, jetstream.WithSubjectFilter(l.subject))
 	}
-	state, err := l.store.streamState(ctx, l.stream.name, opts...)
+	state, err := l.stream.state(ctx, opts...)
 	if err != nil {
 		return router.Bounds{}, err
 	}

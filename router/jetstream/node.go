@@ -64,6 +64,7 @@ type Node struct {
 	lock   *os.File
 	server *server.Server
 	login  nats.Option // of a server that others could connect to; else nil
+	limits server.JetStreamConfig
 
 	leaseSeen atomic.Int64 // when a renewal of the leader's lease was seen last, as time since epoch
 	aside     bool         // data of before the cluster waits to be brought in
@@ -138,6 +139,9 @@ func (n *Node) startServer() error {
 	}
 	if so.JetStream && !srv.JetStreamEnabled() {
 		return errors.New("the embedded server could not start JetStream; its log says why")
+	}
+	if c := srv.JetStreamConfig(); c != nil {
+		n.limits = *c
 	}
 	return nil
 }

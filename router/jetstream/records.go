@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -87,12 +88,20 @@ func (s *Store) PutBinding(ctx context.Context, key string, value []byte) error 
 
 // Transactions lists the transactions that were not ended.
 func (s *Store) Transactions(ctx context.Context) ([]router.StoredTransaction, error) {
+	entries, err := s.transactions.all(ctx, "t")
+	if err != nil {
+		return nil, err
+	}
 	var out []router.StoredTransaction
-	err := s.transactions.each(ctx, "t", func(e router.Entry) error {
-		out = append(out, router.StoredTransaction{Seq: e.Seq, Body: e.Envelope})
-		return nil
-	})
-	return out, err
+	for i, e := range entries {
+		switch {
+		case len(e.Envelope) > 0:
+			out = append(out, router.StoredTransaction{Seq: e.Seq, Body: e.Envelope})
+		case i < len(entries)-1: // a barrier of an earlier store
+			s.EndTransaction(e.Seq)
+		}
+	}
+	return out, nil
 }
 
 // BeginTransaction stores a transaction.
@@ -138,20 +147,35 @@ func (st *stream) each(ctx context.Context, subject string, f func(router.Entry)
 func (st *stream) all(ctx context.Context, subject string) ([]router.Entry, error) {
 	var entries []router.Entry
 	var state jetstream.StreamState
-	for range 5 {
+	for began := time.Now(); ; {
 		var err error
-		if state, err = st.store.streamState(ctx, st.name); err != nil {
+		if state, err = st.state(ctx); err != nil {
 			return nil, err
 		}
 		if entries, err = st.read(ctx, subject); err != nil {
 			return nil, err
 		}
-		if uint64(len(entries)) >= state.Msgs {
+		if st.whole(entries, state) {
 			return entries, nil
+		}
+		if time.Since(began) > wholePatience || !pause(ctx, readAgain) {
+			break
 		}
 	}
 	return nil, fmt.Errorf("%w: %d of %d entries of stream %s cannot be read; restore a backup, or move the directory %s away to start without any of them",
-		router.ErrDamaged, state.Msgs-uint64(len(entries)), state.Msgs, st.name, st.store.node.streamDir(st.name))
+		router.ErrDamaged, max(state.Msgs, uint64(len(entries)))-uint64(len(entries)), state.Msgs, st.name, st.store.node.streamDir(st.name))
+}
+
+// wholePatience is how long a stream may look as if something were missing.
+const wholePatience = 3 * time.Second
+
+// whole reports whether all entries were read. Of several replicas one may lag that was asked for a part: it shows values that were
+// replaced, which makes them too many, or not the last one, which is a barrier of this store or came later.
+func (st *stream) whole(entries []router.Entry, state jetstream.StreamState) bool {
+	if st.lane == nil {
+		return uint64(len(entries)) >= state.Msgs
+	}
+	return uint64(len(entries)) == state.Msgs && len(entries) > 0 && entries[len(entries)-1].Seq >= st.lane.known()
 }
 
 func (st *stream) read(ctx context.Context, subject string) ([]router.Entry, error) {

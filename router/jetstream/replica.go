@@ -16,38 +16,24 @@ import (
 	"github.com/mqgate/mqgate/router"
 )
 
-// caughtUp returns when a read of a stream gives all that its leader holds.
-// Reads are answered by any replica, this node's own if it has one: one that lags
-// would hide the end of a backlog, or return a value that has been replaced.
-// Nobody writes meanwhile: the caller has the only open store. What an earlier one
-// had under way is waited for. The sequence of the stream's end is returned.
+// caughtUp returns when a stream's leader shows all that it, or the one before it, had accepted: what an earlier store had under way is
+// then in its place. The sequence of the stream's end is returned. Nobody writes meanwhile: the caller has the only open store.
+//
+// What is read later may come from any replica, by chance, and one that lags shows less: readers compare with what is known.
 func (s *Store) caughtUp(ctx context.Context, name, subject string) (uint64, error) {
-	var proposed uint64
-	asked := false
 	for {
-		var err error
-		if !asked {
-			proposed, err = s.proposed(ctx, subject)
-			asked = err == nil
-		}
-		info, infoErr := s.leaderInfo(ctx, name)
-		err = errors.Join(err, infoErr)
-		if err == nil && info.State.LastSeq < proposed {
-			err = fmt.Errorf("%w: its leader holds messages up to %d, and has more to store up to %d", errLags, info.State.LastSeq, proposed)
-		}
-		if err == nil && info.State.LastSeq == 0 {
-			return 0, nil
-		}
+		proposed, err := s.proposed(ctx, subject)
 		if err == nil {
-			if s.node.replicas() == 1 {
+			var info *jetstream.StreamInfo
+			if info, err = s.leaderInfo(ctx, name); err == nil && info.State.LastSeq >= proposed {
 				return info.State.LastSeq, nil
 			}
-			if err = s.replicaHas(info); err == nil {
-				return info.State.LastSeq, nil
+			if err == nil {
+				err = fmt.Errorf("%w: its leader holds messages up to %d, and has more to store up to %d", errLags, info.State.LastSeq, proposed)
 			}
 		}
 		if !pause(ctx, formingPoll/2) {
-			return 0, unavailable(fmt.Errorf("the replicas of stream %s have not caught up: %w", name, err))
+			return 0, unavailable(fmt.Errorf("stream %s does not settle: %w", name, err))
 		}
 	}
 }
@@ -85,7 +71,8 @@ const barrierToken = "barrier"
 
 // barrier returns when all that an earlier leader had stored in a stream of values is there to be read. A Raft leader that
 // was just elected answers before it has applied what it took over; its log has one order, so what is stored behind it is
-// applied behind it. Streams of messages need none: what comes late is heard of (foreign.go).
+// applied behind it. Whoever reads the stream and finds the barrier has found all. Streams of messages have none: each has an
+// account of what it must hold, and what comes late is heard of (foreign.go).
 func (s *Store) barrier(ctx context.Context, subject string) error {
 	for {
 		err := func() error {
@@ -119,42 +106,6 @@ func (s *Store) leaderInfo(ctx context.Context, name string) (*jetstream.StreamI
 }
 
 var errLags = errors.New("a replica lags")
-
-// replicaHas returns nil if the replica that answers reads has what the leader
-// has. Replicas apply one log in one order, so equal ends and equal numbers mean
-// equal contents.
-func (s *Store) replicaHas(info *jetstream.StreamInfo) error {
-	if s.node.External() {
-		return othersHave(info)
-	}
-	have, ok := s.local.state(s.node.server, info.Config.Name)
-	if !ok {
-		return othersHave(info)
-	}
-	want := info.State
-	if want.LastSeq == have.LastSeq && want.FirstSeq == have.FirstSeq && want.Msgs == have.Msgs {
-		return nil
-	}
-	s.local.forget()
-	return fmt.Errorf("%w: it holds %d messages up to %d, the leader %d up to %d", errLags, have.Msgs, have.LastSeq, want.Msgs, want.LastSeq)
-}
-
-// othersHave judges by what the leader says of its followers, for a node that has
-// no replica. They hear of the last commit with the next heartbeat at the latest.
-const heardOfCommit = 1100 * time.Millisecond // a heartbeat at the server's defaults
-
-func othersHave(info *jetstream.StreamInfo) error {
-	if info.Cluster == nil || len(info.Cluster.Replicas) == 0 {
-		return fmt.Errorf("%w: the leader knows no other yet", errLags)
-	}
-	for _, r := range info.Cluster.Replicas {
-		if !r.Offline && (!r.Current || r.Lag > 0) {
-			return fmt.Errorf("%w: %s by %d", errLags, r.Name, r.Lag)
-		}
-	}
-	time.Sleep(heardOfCommit)
-	return nil
-}
 
 // replicaStates are what this node's replicas hold. The server tells of all at
 // once, so one answer serves for all streams that have not changed since.
