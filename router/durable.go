@@ -48,6 +48,7 @@ type sessionRecord struct {
 	Online      bool   `json:"online,omitempty"`
 	ExpiryMs    int64  `json:"expiry"`           // after the connection's end; math.MaxInt64: never
 	ExpiresAtMs int64  `json:"expiresAt"`        // while it is away
+	OwnedMs     int64  `json:"owned,omitempty"`  // since when the last owner is connected, by its node's clock
 	Will        []byte `json:"will,omitempty"`   // envelope
 	WillDelayMs int64  `json:"willDelay"`        // after the connection's end
 	WillForMs   int64  `json:"willFor"`          // the will's expiry
@@ -163,6 +164,8 @@ type ClaimOptions struct {
 	Expiry time.Duration
 	// Will is published when the client is gone; nil: nothing is.
 	Will *Will
+	// Again: the session was the owner by the word of another leader, and is not any more if another came after it.
+	Again bool
 }
 
 // Claim makes s the owner of its client's durable session, and waits until an earlier owner has left. It returns nil if
@@ -177,7 +180,7 @@ func (s *Session) Claim(ctx context.Context, o ClaimOptions) (x *DurableSession,
 		return s.remote.claim(ctx, o)
 	}
 	for {
-		x, wait, err := d.take(s, o.Expiry > 0)
+		x, wait, err := d.take(s, o)
 		if err != nil || x == nil && wait == nil {
 			return nil, false, err
 		}
@@ -201,12 +204,12 @@ func (s *Session) Claim(ctx context.Context, o ClaimOptions) (x *DurableSession,
 }
 
 // take makes s the owner if nobody is, or returns what to wait for.
-func (d *durables) take(s *Session, create bool) (*DurableSession, <-chan struct{}, error) {
+func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan struct{}, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	x := d.all[s.client] // [MQTT-3.1.3-2]
 	if x == nil {
-		if !create {
+		if o.Expiry == 0 {
 			return nil, nil, nil
 		}
 		x = &DurableSession{router: d.router, key: s.client, rec: sessionRecord{Vhost: s.client.vhost, Client: s.client.id, User: s.Principal.Name(), ExpiryMs: -1}}
@@ -214,6 +217,9 @@ func (d *durables) take(s *Session, create bool) (*DurableSession, <-chan struct
 	}
 	if x.rec.User != s.Principal.Name() {
 		return nil, nil, &Error{Op: "connect", Class: Conflict, Text: fmt.Sprintf("the session of client id %q belongs to another user", s.client.id)}
+	}
+	if o.Again && s.Since.UnixMilli() < x.rec.OwnedMs {
+		return nil, nil, ErrTakenOver
 	}
 	if x.free != nil {
 		return nil, x.free, nil
@@ -237,7 +243,7 @@ func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present boo
 	if o.Expiry == 0 && (o.Clean || fresh) {
 		return false, x.forget(ctx)
 	}
-	x.rec.ExpiryMs, x.rec.Online, x.rec.WillAtMs = expiryMs(o.Expiry), true, 0
+	x.rec.ExpiryMs, x.rec.Online, x.rec.WillAtMs, x.rec.OwnedMs = expiryMs(o.Expiry), true, 0, x.owner.Since.UnixMilli()
 	x.will, x.rec.Will = nil, nil
 	if o.Will != nil {
 		x.will, x.rec.WillDelayMs, x.rec.WillForMs = o.Will, o.Will.Delay.Milliseconds(), o.Will.Expiry.Milliseconds()

@@ -104,6 +104,44 @@ func testLeaderLoss(t *testing.T, graceful bool) {
 	}
 }
 
+// A connection whose node was cut off while its client connected elsewhere does not get the session back: neither from the leader
+// that gave it to another, nor from the next one when that other is gone.
+func TestClusterOldOwnerStaysOut(t *testing.T) {
+	for _, leaderLost := range []bool{false, true} {
+		t.Run(fmt.Sprint("leaderLost=", leaderLost), func(t *testing.T) {
+			c := startCluster(t, 2, nil)
+			kicked := make(chan error, 4)
+			connect := func(e *harness, kick func(error)) *Session {
+				s, err := e.Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: kick})
+				if err != nil {
+					t.Fatal(err)
+				}
+				claim(t, s, ClaimOptions{Expiry: time.Hour})
+				return s
+			}
+			connect(c.edges[0], func(cause error) { kicked <- cause })
+			c.wires.setCut("n0", true)
+			c.waitLinked(c.edges[0], false)
+			now := connect(c.edges[1], func(cause error) { t.Errorf("the new owner was kicked: %v", cause) })
+			if leaderLost {
+				c.crash()
+				now.Close()
+			}
+			c.wires.setCut("n0", false)
+			if leaderLost {
+				c.succeed()
+			} else {
+				c.waitLinked(c.edges[0], true)
+			}
+			select {
+			case <-kicked:
+			case <-time.After(10 * time.Second):
+				t.Error("the old owner was not kicked")
+			}
+		})
+	}
+}
+
 // What a client settled, and waits to hear that it is stored, is not given to it again by the next leader, whether or not the one
 // that died had stored it.
 func TestClusterSettlementOutlivesTheLeader(t *testing.T) {

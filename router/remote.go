@@ -17,6 +17,7 @@ type remoteSession struct {
 	edge    *edge
 	session *Session
 	opened  bool // the present leader knows it
+	named   bool // a leader gave it its client id
 	closed  bool
 	subs    map[uint64]*remoteSubscription
 	follows map[uint64]*remoteFollowing
@@ -38,6 +39,9 @@ func (rs *remoteSession) claimClient() error {
 	defer cancel()
 	// What a call needs is opened before it: the answer tells how that ended.
 	_, err := rs.edge.do(ctx, rs, []byte{byte(methodOpen)})
+	rs.edge.mu.Lock()
+	rs.named = err == nil
+	rs.edge.mu.Unlock()
 	return err
 }
 

@@ -313,6 +313,10 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 			r.mu.Unlock()
 			return nil, &Error{Op: "connect", Class: Conflict, Text: fmt.Sprintf("client id %q is in use by another user", o.ClientID)}
 		}
+		if s.again = o.Again; s.again && old != nil && old.ID != s.ID && (!old.again || old.Since.After(s.Since)) {
+			r.mu.Unlock()
+			return nil, ErrTakenOver
+		}
 		s.client = key
 		r.clients[key] = s
 	}

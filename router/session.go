@@ -31,6 +31,7 @@ type Session struct {
 	routes map[Address]*route
 	remote *remoteSession // on an edge
 	shadow bool           // it stands for a session of an edge, which stamps its messages
+	again  bool           // and has its client id by the word of another leader
 
 	mu      sync.Mutex
 	subs    map[*Subscription]struct{}
@@ -53,6 +54,9 @@ type SessionOptions struct {
 	// ID and Since, if set, are those of the edge's session that this one stands for.
 	ID    SessionID
 	Since time.Time
+	// Again: the session had its client id by the word of another leader. It does not
+	// take it from a session that came later.
+	Again bool
 }
 
 // ErrTakenOver is the cause that Kick gets when the same client connected again.

@@ -253,7 +253,7 @@ func (x *shadow) open(q request) {
 	if err == nil {
 		x.session, err = d.router.Connect(SessionOptions{
 			Principal: p, Vhost: c.Vhost, Protocol: c.Protocol, Remote: c.Remote, ClientID: c.Claims,
-			ID: SessionID{Boot: c.Boot, N: c.N}, Since: time.UnixMilli(c.SinceMs), Kick: x.kick,
+			ID: SessionID{Boot: c.Boot, N: c.N}, Since: time.UnixMilli(c.SinceMs), Again: c.Again, Kick: x.kick,
 		})
 	}
 	if err != nil {
@@ -380,7 +380,7 @@ func (x *shadow) claim(ctx context.Context, r envelopeReader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, present, err := x.session.Claim(ctx, ClaimOptions{Clean: c.Clean, Expiry: c.Expiry, Will: will})
+	d, present, err := x.session.Claim(ctx, ClaimOptions{Clean: c.Clean, Expiry: c.Expiry, Will: will, Again: c.Again})
 	if err == nil && c.Again && !present {
 		err = &Error{Op: "connect", Class: NotFound, Text: "the session is not known to this leader"}
 	}

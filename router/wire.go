@@ -102,6 +102,7 @@ type openCall struct {
 	Vhost, Protocol string
 	Remote, Claims  string // Claims: the client id that the session holds
 	SinceMs         int64
+	Again           bool `json:",omitempty"` // another leader gave it its client id
 }
 
 type subscribeCall struct {

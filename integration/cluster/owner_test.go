@@ -95,7 +95,7 @@ func loginAt(n *harness.ClusterNode, clientID string) (*harness.MQTT, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := harness.LoginMQTT(socket, harness.MQTTOptions{ClientID: clientID, Durable: true, User: harness.ClusterUser, Password: harness.ClusterPassword})
+	m, err := harness.LoginMQTT(socket, harness.MQTTOptions{ClientID: clientID, Durable: clientID != "", User: harness.ClusterUser, Password: harness.ClusterPassword})
 	if err != nil {
 		socket.Close()
 	}
