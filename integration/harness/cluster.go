@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -296,14 +297,23 @@ func (c *Cluster) AwaitCurrent(t testing.TB) {
 	})
 }
 
-// freeAddress returns an address on which nothing listens now. That of a listener
-// on port 0 would change with each restart.
+// freeAddress returns an address on which nothing listens now, and that it has not returned before. That of a listener on port 0
+// would change with each restart; and outgoing connections have ports from the system's range, which is above these.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		if _, given := givenAddresses.LoadOrStore(addr, true); given {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
+
+var givenAddresses sync.Map
