@@ -36,9 +36,7 @@ func testOneOwner(t *testing.T, cut, leads bool) {
 		t.Fatal(err)
 	}
 	defer old.Close()
-	if err := old.Subscribe(1, "owned"); err != nil {
-		t.Fatal(err)
-	}
+	harness.Eventually(t, time.Minute, func() error { return old.Subscribe(1, "owned") })
 	sent := 0
 	publish(t, to, "owned", &sent, 1)
 	if pk, err := old.Message(patience); err != nil || string(pk.Payload) != "0" {
