@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -506,4 +508,65 @@ func TestClusterSharedGroupWaitsForDurableMembers(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestClusterPresence: who is present, and what they call themselves, is the same on every node, however they subscribed; who
+// was on a node that dies leaves.
+func TestClusterPresence(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	named := func(e *harness, name, protocol string) *Session {
+		s, err := e.Connect(SessionOptions{Principal: anyone, Protocol: protocol, Name: name, Kick: func(error) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	room := dest(t, "/topic/room.1")
+	here := func(e *harness) string {
+		t.Helper()
+		people, err := e.Present(context.Background(), room)
+		if err != nil {
+			return err.Error()
+		}
+		var all []string
+		for _, p := range people {
+			all = append(all, p.Name+" "+p.Protocol)
+		}
+		slices.Sort(all)
+		return strings.Join(all, ", ")
+	}
+	expect := func(e *harness, want string) {
+		t.Helper()
+		eventually(t, func() error {
+			if got := here(e); got != want {
+				return fmt.Errorf("present are %q, not %q", got, want)
+			}
+			return nil
+		})
+	}
+	a, b := c.edges[0], c.edges[1]
+	consume(t, named(a, "Ann", "ws"), "/topic/room.1", 1)
+	consume(t, named(b, "Bob", "ws"), "/topic/room.*", 1)
+	device := named(b, "", "mqtt")
+	subscribe(t, device, SubscribeOptions{Filter: filter(t, "/topic/room.1"), Durable: "device", Credit: 1})
+	for _, e := range c.edges {
+		expect(e, " mqtt, Ann ws, Bob ws")
+	}
+	before := a.PresenceRevision()
+	device.Close()
+	for _, e := range c.edges {
+		expect(e, "Ann ws, Bob ws")
+	}
+	c.wires.setCut("n1", true)
+	expect(a, "Ann ws")
+	eventually(t, func() error {
+		if a.PresenceRevision() == before {
+			return errors.New("nobody was told to look")
+		}
+		return nil
+	})
+	c.wires.setCut("n1", false)
+	for _, e := range c.edges {
+		expect(e, "Ann ws, Bob ws")
+	}
 }

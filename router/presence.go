@@ -10,11 +10,12 @@ type Presence struct {
 	Session  SessionID
 	User     string
 	ClientID string
+	Name     string `json:",omitempty"` // what the client calls itself
 	Protocol string
 	Since    time.Time
 }
 
-// Present tells who receives what is published to a topic on this node, whatever
+// Present tells who receives what is published to a topic on any node, whatever
 // their protocol and however their filter says it; sorted by session. It needs
 // the right to read the topic.
 func (s *Session) Present(ctx context.Context, topic Address) ([]Presence, error) {
@@ -40,7 +41,7 @@ func (r *Router) presentLive(topic Address) []Presence {
 }
 
 func (s *Session) presence() Presence {
-	return Presence{Session: s.ID, User: s.Principal.Name(), ClientID: s.client.id, Protocol: s.Protocol, Since: s.Since}
+	return Presence{Session: s.ID, User: s.Principal.Name(), ClientID: s.client.id, Name: s.Name, Protocol: s.Protocol, Since: s.Since}
 }
 
 // Present is Session.Present for who acts for several sessions.

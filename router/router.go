@@ -287,7 +287,7 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 		o.Vhost = DefaultVhost
 	}
 	s := &Session{
-		Principal: o.Principal, Vhost: o.Vhost, Protocol: o.Protocol, Remote: o.Remote, Since: time.Now(),
+		Principal: o.Principal, Vhost: o.Vhost, Protocol: o.Protocol, Name: o.Name, Remote: o.Remote, Since: time.Now(),
 		router: r, kick: o.Kick, routes: map[Address]*route{}, subs: map[*Subscription]struct{}{},
 	}
 	r.mu.Lock()

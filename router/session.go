@@ -21,6 +21,8 @@ type Session struct {
 	Protocol string
 	// Remote is the peer's address as operators see it.
 	Remote string
+	// Name is what the client calls itself, for those who are told who is present.
+	Name string
 	// Since is when the session began.
 	Since time.Time
 
@@ -45,6 +47,8 @@ type SessionOptions struct {
 	Principal        *Principal
 	Vhost            string
 	Protocol, Remote string
+	// Name is what the client calls itself. It is its word alone.
+	Name string
 	// ClientID, if not empty, is held by one session of a vhost at a time: an older
 	// one of the same principal is kicked, one of another principal is kept and
 	// the new session is refused.

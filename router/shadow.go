@@ -252,7 +252,7 @@ func (x *shadow) open(q request) {
 	p, err := d.opt.Principal(c.User, c.ClientID)
 	if err == nil {
 		x.session, err = d.router.Connect(SessionOptions{
-			Principal: p, Vhost: c.Vhost, Protocol: c.Protocol, Remote: c.Remote, ClientID: c.Claims,
+			Principal: p, Vhost: c.Vhost, Protocol: c.Protocol, Remote: c.Remote, Name: c.Name, ClientID: c.Claims,
 			ID: SessionID{Boot: c.Boot, N: c.N}, Since: time.UnixMilli(c.SinceMs), Again: c.Again, Kick: x.kick,
 		})
 	}

@@ -101,6 +101,7 @@ type openCall struct {
 	User, ClientID  string // of the principal
 	Vhost, Protocol string
 	Remote, Claims  string // Claims: the client id that the session holds
+	Name            string `json:",omitempty"`
 	SinceMs         int64
 	Again           bool `json:",omitempty"` // another leader gave it its client id
 }

@@ -371,7 +371,6 @@ func (c *client) leave() {
 	w.Flush()
 	c.session.Close()
 	c.server.exit(c.session.Principal.Name())
-	c.server.presence.forget(c.session.ID)
 }
 
 func (c *client) unsent() []*router.Delivery {

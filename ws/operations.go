@@ -110,7 +110,7 @@ func (c *client) connect(r *request) error {
 		return err
 	}
 	s, err := c.server.opt.Router.Connect(router.SessionOptions{
-		Principal: p, Vhost: cred.Vhost, Protocol: "ws", Remote: remote, ClientID: r.ClientID, Kick: c.disown,
+		Principal: p, Vhost: cred.Vhost, Protocol: "ws", Remote: remote, Name: r.Name, ClientID: r.ClientID, Kick: c.disown,
 	})
 	if err != nil {
 		c.server.exit(p.Name())
@@ -118,7 +118,6 @@ func (c *client) connect(r *request) error {
 	}
 	c.session, c.clientID = s, r.ClientID
 	c.decoder.maxFrame = uint64(c.server.opt.MaxMessageBytes)
-	c.server.presence.name(s.ID, r.Name)
 	m := appendQuoted([]byte(`,"session":`), s.ID.String())
 	m = appendQuoted(append(m, `,"user":`...), p.Name())
 	m = appendQuoted(append(m, `,"server":`...), "mqgate/"+c.server.opt.Version)

@@ -17,7 +17,6 @@ type presence struct {
 	server *Server
 
 	mu    sync.Mutex
-	names map[router.SessionID]string // what clients of this package call themselves
 	rooms map[router.Address]*room
 	seen  uint64 // the router's revision that the rooms reflect
 	turns int
@@ -47,22 +46,7 @@ const (
 )
 
 func (p *presence) init(s *Server) {
-	p.server, p.names, p.rooms = s, map[router.SessionID]string{}, map[router.Address]*room{}
-}
-
-func (p *presence) name(id router.SessionID, name string) {
-	if name == "" {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.names[id] = name
-}
-
-func (p *presence) forget(id router.SessionID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.names, id)
+	p.server, p.rooms = s, map[router.Address]*room{}
 }
 
 func (p *presence) watch(s *subscription) {
@@ -153,7 +137,7 @@ func (p *presence) people(ctx context.Context, topic router.Address) (map[router
 	}
 	out := make(map[router.SessionID]person, len(list))
 	for _, x := range list {
-		name := p.names[x.Session]
+		name := x.Name
 		if name == "" {
 			name = x.ClientID // what an MQTT or STOMP client calls itself
 		}
@@ -209,10 +193,7 @@ func (c *client) listPresence(r *request) error {
 	if _, err := c.session.Present(ctx, topic); err != nil {
 		return err // it asks for the right
 	}
-	p := &c.server.presence
-	p.mu.Lock()
-	people, err := p.people(ctx, topic)
-	p.mu.Unlock()
+	people, err := c.server.presence.people(ctx, topic)
 	if err != nil {
 		return err
 	}
