@@ -51,7 +51,17 @@ const (
 
 // Stats count what crossed, and what did not and why.
 type Stats struct {
-	Sent, Received, Forwarded, Stored, Refused, NotTaken atomic.Uint64
+	Sent, Received    atomic.Uint64 // live messages
+	NotSent           atomic.Uint64 // live messages while no link was up
+	Forwarded, Stored atomic.Uint64 // of queues: to other sites, and from them
+	Refused           atomic.Uint64 // of queues, from other sites: they keep them
+	NotTaken          atomic.Uint64 // live messages of other sites
+}
+
+// Counts returns the counters by name.
+func (s *Stats) Counts() map[string]uint64 {
+	return map[string]uint64{"sent": s.Sent.Load(), "received": s.Received.Load(), "not_sent": s.NotSent.Load(), "forwarded": s.Forwarded.Load(),
+		"stored": s.Stored.Load(), "refused": s.Refused.Load(), "not_taken": s.NotTaken.Load()}
 }
 
 // Bridge moves messages between this site and others.
@@ -131,7 +141,8 @@ func (s *sender) Live(m *router.Message, _ *outbox.Batch) bool {
 		return true
 	}
 	if s.bridge.opt.Transport.Send(s.to, encode(s.bridge.opt.Site, false, m)) != nil {
-		return false
+		s.bridge.Stats.NotSent.Add(1)
+		return true // it is counted
 	}
 	s.bridge.Stats.Sent.Add(1)
 	return true

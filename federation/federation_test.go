@@ -268,6 +268,11 @@ func TestTopicsCross(t *testing.T) {
 	if berlin.bridge.Stats.NotTaken.Load() == 0 {
 		t.Error("what was not taken is not counted")
 	}
+	lone := newSite(t, "bergen", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: all})
+	lone.publish("/topic/plant.7.temp", "to nobody")
+	if n := lone.bridge.Stats.Counts(); n["not_sent"] != 1 || n["sent"] != 0 {
+		t.Errorf("without a link: %v", n)
+	}
 }
 
 // What is sent to a queue that is forwarded reaches the other site's, however often

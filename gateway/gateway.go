@@ -46,9 +46,10 @@ type Gateway struct {
 	version string
 	started time.Time
 	auth    *auth.Authority
-	store   *jetstream.Store // nil in a cluster: the leader opens it
-	node    *jetstream.Node  // of the store
-	member  *member          // of a cluster; else nil
+	store   *jetstream.Store         // nil in a cluster: the leader opens it
+	node    *jetstream.Node          // of the store
+	member  *member                  // of a cluster; else nil
+	link    atomic.Pointer[siteLink] // with other sites, where this node has them
 	router  *router.Router
 	stomp   *stomp.Server
 	mqtt    *mqtt.Server
@@ -377,7 +378,7 @@ func (g *Gateway) adminHandler(trusted bool) http.Handler {
 func (g *Gateway) adminOptions(r *router.Router) admin.Options {
 	return admin.Options{
 		Router: r, Auth: g.auth, Version: g.version, Log: g.log, Usage: g.node.Usage,
-		Ready: g.ready, Connections: g.connections, WebSocket: g.ws.Stats.Counts, Cluster: g.cluster, Drain: g.drainByOperator, Backup: g.backup,
+		Ready: g.ready, Connections: g.connections, WebSocket: g.ws.Stats.Counts, Federation: g.federation, Cluster: g.cluster, Drain: g.drainByOperator, Backup: g.backup,
 	}
 }
 

@@ -52,11 +52,29 @@ func (g *Gateway) linkSites(ctx context.Context, r *router.Router) (stop func(),
 		site.Close()
 		return nil, err
 	}
+	link := &siteLink{site, b}
+	g.link.Store(link)
 	g.log.Info("linking with other sites", "site", c.Site, "remotes", len(c.Remotes))
 	return func() {
+		g.link.CompareAndSwap(link, nil)
 		site.Close() // nothing more arrives
 		b.Close()
 	}, nil
+}
+
+// siteLink is this node's part in linking the site with others.
+type siteLink struct {
+	site   *jetstream.Site
+	bridge *federation.Bridge
+}
+
+// federation returns the number of links with other sites, and what crossed them, where this node has them.
+func (g *Gateway) federation() (links int, events map[string]uint64) {
+	l := g.link.Load()
+	if l == nil {
+		return 0, nil
+	}
+	return l.site.Links(), l.bridge.Stats.Counts()
 }
 
 func siteFilters(c config.FederationRemote) (federation.Remote, error) {

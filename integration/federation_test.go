@@ -2,8 +2,12 @@ package integration
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +36,7 @@ func TestFederationExample(t *testing.T) {
 		return b
 	}
 	berlin := site("berlin", "federation.listen="+link)
-	oslo := site("oslo", `federation.remotes=[{"site":"berlin","addresses":["`+link+`"],"send":["plant.>"],"receive":["news.>"],"queues":["orders"]}]`)
+	oslo := site("oslo", "admin.listen=127.0.0.1:0", `federation.remotes=[{"site":"berlin","addresses":["`+link+`"],"send":["plant.>"],"receive":["news.>"],"queues":["orders"]}]`)
 
 	out, err := stomp.Dial("tcp", oslo.Addr())
 	if err != nil {
@@ -76,5 +80,20 @@ func TestFederationExample(t *testing.T) {
 		case <-limit:
 			t.Fatalf("%d of %d orders arrived", len(seen), n)
 		}
+	}
+	resp, err := http.Get("http://" + oslo.ListenerAddr("admin") + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "mqgate_federation_links 1\n") {
+		t.Errorf("the link is not in the metrics:\n%s", text)
+	}
+	if m := regexp.MustCompile(`mqgate_federation_messages_total\{event="forwarded"\} (\d+)`).FindSubmatch(text); m == nil || len(m[1]) < 3 {
+		t.Errorf("what was forwarded is not in the metrics: %s", m) // 100 at least
 	}
 }

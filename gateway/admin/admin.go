@@ -42,7 +42,10 @@ type Options struct {
 	Connections func() map[string]int
 	// WebSocket returns the counters of package ws; nil: there are none.
 	WebSocket func() map[string]uint64
-	Log       *slog.Logger
+	// Federation returns the number of links with other sites and the counters of what crossed them, nil where this node has
+	// no links; nil: there are none.
+	Federation func() (links int, events map[string]uint64)
+	Log        *slog.Logger
 	// Forward asks the leader of the cluster, which answers with Answer; nil: this node keeps what is stored.
 	Forward func(ctx context.Context, request []byte) ([]byte, error)
 }

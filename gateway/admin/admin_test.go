@@ -55,6 +55,7 @@ func newFixture(t *testing.T) *fixture {
 		Ready: func() []Check { return f.ready }, Usage: func() (uint64, uint64) { return 10, 100 },
 		Connections: func() map[string]int { return map[string]int{"stomp": 3} },
 		WebSocket:   func() map[string]uint64 { return map[string]uint64{"throttled": 5} },
+		Federation:  func() (int, map[string]uint64) { return 2, map[string]uint64{"not_sent": 6} },
 		Cluster: func(context.Context) (Cluster, error) {
 			return Cluster{Name: "c", Node: "a", Leader: "b", LeaseAge: time.Second, Nodes: []Node{{Name: "a", Reachable: true}, {Name: "b"}}}, nil
 		},
@@ -147,7 +148,7 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		`mqgate_queue_ready{queue="mail",vhost="/"} 2`, `mqgate_messages_published_total 2`, `mqgate_connections{protocol="stomp"} 3`,
 		`mqgate_messages_dropped_total{reason="slow_consumer"} 7`, `mqgate_store_limit_bytes 100`,
-		`mqgate_websocket_events_total{event="throttled"} 5`, `version="v1.2.3"`, "go_goroutines",
+		`mqgate_websocket_events_total{event="throttled"} 5`, "mqgate_federation_links 2", `mqgate_federation_messages_total{event="not_sent"} 6`, `version="v1.2.3"`, "go_goroutines",
 	} {
 		if code != 200 || !strings.Contains(body, want) {
 			t.Errorf("metrics (%d) lack %s", code, want)

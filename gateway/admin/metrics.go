@@ -31,6 +31,8 @@ var (
 	storeUsedDesc    = prometheus.NewDesc("mqgate_store_used_bytes", "Bytes that the store takes.", nil, nil)
 	storeLimitDesc   = prometheus.NewDesc("mqgate_store_limit_bytes", "Bytes that the store may take.", nil, nil)
 	webSocketDesc    = prometheus.NewDesc("mqgate_websocket_events_total", "What happened to WebSocket connections and HTTP requests.", []string{"event"}, nil)
+	sitesDesc        = prometheus.NewDesc("mqgate_federation_links", "Links with other sites that are up; on the node that has them.", nil, nil)
+	crossedDesc      = prometheus.NewDesc("mqgate_federation_messages_total", "Messages that crossed between sites, or did not.", []string{"event"}, nil)
 	buildDesc        = prometheus.NewDesc("mqgate_build_info", "1, with the version.", []string{"version", "go"}, nil)
 )
 
@@ -75,6 +77,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if c.h.WebSocket != nil {
 		for event, n := range c.h.WebSocket() {
 			counter(webSocketDesc, n, event)
+		}
+	}
+	if c.h.Federation != nil {
+		if links, events := c.h.Federation(); events != nil {
+			gauge(sitesDesc, float64(links))
+			for event, n := range events {
+				counter(crossedDesc, n, event)
+			}
 		}
 	}
 	for reason, n := range dropped {

@@ -17,7 +17,7 @@ import (
 	"github.com/mqgate/mqgate/router/jetstream"
 )
 
-// cluster is three nodes in this process.
+// cluster is some nodes in this process.
 type cluster struct {
 	t     *testing.T
 	opts  []jetstream.Options
@@ -49,8 +49,13 @@ func logFor(node string) *slog.Logger {
 
 func newCluster(t *testing.T, edit func(i int, o *jetstream.Options)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, nodes: make([]*jetstream.Node, 3)}
-	addrs := freeAddrs(t, 3)
+	return newClusterOf(t, 3, edit)
+}
+
+func newClusterOf(t *testing.T, nodes int, edit func(i int, o *jetstream.Options)) *cluster {
+	t.Helper()
+	c := &cluster{t: t, nodes: make([]*jetstream.Node, nodes)}
+	addrs := freeAddrs(t, nodes)
 	for i := range c.nodes {
 		o := jetstream.Options{
 			Dir: t.TempDir(), NodeName: fmt.Sprint("n", i+1), Log: logFor(fmt.Sprint("n", i+1)),

@@ -113,9 +113,16 @@ func (s *Site) Links() int { return s.server.NumLeafNodes() }
 
 func siteSubject(site, what string) string { return "mqgate.site." + hashName(site) + "." + what }
 
-// Send sends to a site, at most once and in order. What is sent while no link is
-// up is gone.
-func (s *Site) Send(to string, b []byte) error { return s.conn.Publish(siteSubject(to, "live"), b) }
+// errUnlinked: there is nobody to send to.
+var errUnlinked = errors.New("no other site is linked with this one now")
+
+// Send sends to a site, at most once and in order. While no link is up it fails.
+func (s *Site) Send(to string, b []byte) error {
+	if s.Links() == 0 {
+		return errUnlinked
+	}
+	return s.conn.Publish(siteSubject(to, "live"), b)
+}
 
 // Ask sends to a site and returns its answer.
 func (s *Site) Ask(ctx context.Context, to string, b []byte) ([]byte, error) {
