@@ -367,6 +367,9 @@ func (r *restorer) dropOrphans(ctx context.Context, b *Backup) error {
 			return fmt.Errorf("read the records: %w", err)
 		}
 		seq = v.Message.Seq + 1
+		if len(v.Message.Data) == 0 {
+			continue // a barrier of a cluster
+		}
 		id, _, err := decodeID(v.Message.Data)
 		if err != nil {
 			return fmt.Errorf("read the records: %w", err)
