@@ -354,7 +354,10 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 	p.call(`{"id":2,"op":"subscribe","sub":"s","to":"/topic/chat.x","history":{}}`)
 	var s *subscription
 	for _, c := range g.server.connections() {
-		s = c.(*client).subs["s"]
+		c := c.(*client)
+		c.mu.Lock()
+		s = c.subs["s"]
+		c.mu.Unlock()
 	}
 	m := message(t, `{"to":"/topic/chat.x","body":"hello"}`)
 	s.client.out.Wait()
