@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/mqgate/mqgate/integration/harness"
 )
@@ -121,6 +122,29 @@ func mqttWill(t *testing.T, x *mqttBench) {
 	c.Connect(x.b.MQTTAddr(), false, &harness.MQTTWill{Topic: topic, Body: body64("never")})
 	c.Disconnect()
 	watcher.ReceiveNothing(quiet)
+}
+
+// TestWillOfAKilledGateway: what devices in clean sessions left behind is published after the gateway itself was killed, to
+// those who are back by then.
+func TestWillOfAKilledGateway(t *testing.T) {
+	t.Parallel()
+	b := harness.StartPlain(t)
+	c := harness.PahoPython.StartMQTT(t, harness.MQTT311, "device")
+	c.Connect(b.MQTTAddr(), false, &harness.MQTTWill{Topic: "gone/device", Body: body64("lost"), QoS: 1})
+	b.Kill()
+	b.Start()
+	watcher := harness.MustMQTT(t, b.MQTTAddr(), harness.MQTTOptions{ClientID: "watcher"})
+	defer watcher.Close()
+	if err := watcher.Subscribe(1, "gone/#"); err != nil {
+		t.Fatal(err)
+	}
+	m, err := watcher.Message(30 * time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.TopicName != "gone/device" || string(m.Payload) != "lost" {
+		t.Errorf("%q came from %s", m.Payload, m.TopicName)
+	}
 }
 
 // expectNumbers receives so many numbered messages, once each and those of one QoS in

@@ -106,6 +106,61 @@ func TestWillSurvivesACrash(t *testing.T) {
 	w.message("will/s", "gone", 0)
 }
 
+// TestWillOfACleanSessionSurvivesACrash: a will is stored also where nothing else is, and forgotten with its connection.
+// It holds the gateway to MQTT-3.1.2-7 and MQTT-3.1.2-10.
+func TestWillOfACleanSessionSurvivesACrash(t *testing.T) {
+	fx := start(t)
+	store := fx.set.router.Store.(*router.MemoryStore)
+	p := fx.login(v5, "parts", withWill("will/parts", "x", 0))
+	p.write([]byte{typeDisconnect << 4, 0})
+	p.expectClosed()
+	fx.gone(fx.login(v311, "lost", withWill("will/lost", "x", 0)))
+	fx.login(v5, "plain")
+	fx.waitConnections(1)
+	eventually(t, func() error {
+		if n := storedSessions(t, store); n != 0 {
+			return fmt.Errorf("%d records of wills are left behind their connections", n)
+		}
+		return nil
+	})
+	fx.login(v311, "old", withWill("will/old", "gone", 0))
+	fx.login(v5, "new", withWill("will/new", "gone", 3600)) // its session ends with the connection, whatever the delay
+	fx.login(v5, "back", withWill("will/back", "gone", 0))
+	crashed := copyStore(t, store)
+	fx.close()
+	fx.set.router.Store = crashed
+	fx.open()
+	w := fx.login(v5, "w")
+	w.subscribe(1, 0, "will/#")
+	if _, ack := fx.connect(v5, "back", durableFor(60)); ack.SessionPresent {
+		t.Error("a will alone was taken for a session")
+	}
+	got := map[string]bool{}
+	for range 3 {
+		got[w.expect(typePublish).TopicName] = true
+	}
+	for _, topic := range []string{"will/old", "will/new", "will/back"} {
+		if !got[topic] {
+			t.Errorf("the will for %s is lost; published: %v", topic, got)
+		}
+	}
+	eventually(t, func() error {
+		if n := storedSessions(t, crashed); n != 1 {
+			return fmt.Errorf("%d records are left", n)
+		}
+		return nil
+	})
+}
+
+func storedSessions(t *testing.T, s *router.MemoryStore) int {
+	t.Helper()
+	n := 0
+	if err := s.Values(context.Background(), router.ValueSession, func(string, []byte) error { n++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // copyStore takes what the store holds now, as a crash would leave it.
 func copyStore(t *testing.T, s *router.MemoryStore) *router.MemoryStore {
 	t.Helper()

@@ -47,7 +47,7 @@ func (d *durables) next(ctx context.Context) time.Duration {
 			d.mu.Unlock()
 			return time.Hour
 		}
-		if at := d.due[0].ms; at > now {
+		if at := max(d.due[0].ms, d.holdMs); at > now {
 			d.mu.Unlock()
 			return min(time.Duration(at-now)*time.Millisecond, time.Hour)
 		}
@@ -72,6 +72,10 @@ func (d *durables) tend(ctx context.Context, x *DurableSession, nowMs int64) {
 				d.router.log.Warn("a session could not be stored", "client_id", x.key.id, "error", err)
 			}
 		}
+	}
+	if x.rec.WillOnly {
+		x.dropWill(ctx)
+		return
 	}
 	if x.rec.ExpiresAtMs <= nowMs {
 		d.router.Stats.SessionsExpired.Add(1)

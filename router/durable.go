@@ -18,6 +18,10 @@ const sessionPrefix = "mqtt:"
 // gatherWills is how long a new leader waits for the edges to say that a client is still there before it publishes its will.
 const gatherWills = leaderPatience + 2*time.Second
 
+// restartGrace is how long after its start a gateway alone holds back the wills of those who did not return, so that who
+// waits for them can be back. A server may defer wills over a restart (MQTT 5, 3.1.2.5).
+const restartGrace = 3 * time.Second
+
 // NeverExpires is the expiry of a session that is kept until it is ended.
 const NeverExpires = time.Duration(math.MaxInt64)
 
@@ -46,13 +50,14 @@ type sessionRecord struct {
 	Client      string `json:"client"`
 	User        string `json:"user,omitempty"`
 	Online      bool   `json:"online,omitempty"`
-	ExpiryMs    int64  `json:"expiry"`           // after the connection's end; math.MaxInt64: never
-	ExpiresAtMs int64  `json:"expiresAt"`        // while it is away
-	OwnedMs     int64  `json:"owned,omitempty"`  // since when the last owner is connected, by its node's clock
-	Will        []byte `json:"will,omitempty"`   // envelope
-	WillDelayMs int64  `json:"willDelay"`        // after the connection's end
-	WillForMs   int64  `json:"willFor"`          // the will's expiry
-	WillAtMs    int64  `json:"willAt,omitempty"` // while it is away
+	ExpiryMs    int64  `json:"expiry"`             // after the connection's end; math.MaxInt64: never
+	ExpiresAtMs int64  `json:"expiresAt"`          // while it is away
+	OwnedMs     int64  `json:"owned,omitempty"`    // since when the last owner is connected, by its node's clock
+	Will        []byte `json:"will,omitempty"`     // envelope
+	WillDelayMs int64  `json:"willDelay"`          // after the connection's end
+	WillForMs   int64  `json:"willFor"`            // the will's expiry
+	WillAtMs    int64  `json:"willAt,omitempty"`   // while it is away
+	WillOnly    bool   `json:"willOnly,omitempty"` // no session, but the will of one that ends with its connection
 	State       []byte `json:"state,omitempty"`
 }
 
@@ -63,6 +68,7 @@ type durables struct {
 	mu     sync.Mutex
 	all    map[clientKey]*DurableSession
 	due    dueHeap
+	holdMs int64 // nothing is done before
 	wake   chan struct{}
 }
 
@@ -103,6 +109,9 @@ func (d *durables) load(ctx context.Context) error {
 		}
 		if x.rec.Online {
 			x.away(now, x.will != nil)
+			if x.will != nil && !d.router.opt.Gather {
+				d.holdMs = now + restartGrace.Milliseconds()
+			}
 		}
 		d.all[x.key] = x
 		d.schedule(x)
@@ -162,7 +171,8 @@ type ClaimOptions struct {
 	Clean bool
 	// Expiry is how long the session is kept after the connection's end; 0: not at all.
 	Expiry time.Duration
-	// Will is published when the client is gone; nil: nothing is.
+	// Will is published when the client is gone; nil: nothing is. It is stored also where no session is: then it is the
+	// caller who publishes it with PublishWill, and the store's copy is for the case that the gateway dies before.
 	Will *Will
 	// Again: the session was the owner by the word of another leader, and is not any more if another came after it.
 	Again bool
@@ -191,6 +201,9 @@ func (s *Session) Claim(ctx context.Context, o ClaimOptions) (x *DurableSession,
 				return nil, false, err
 			}
 			if o.Expiry == 0 && !present {
+				if o.Will != nil {
+					s.keepWill(x)
+				}
 				return nil, false, nil
 			}
 			return x, present, nil
@@ -209,7 +222,7 @@ func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan str
 	defer d.mu.Unlock()
 	x := d.all[s.client] // [MQTT-3.1.3-2]
 	if x == nil {
-		if o.Expiry == 0 {
+		if o.Expiry == 0 && o.Will == nil {
 			return nil, nil, nil
 		}
 		x = &DurableSession{router: d.router, key: s.client, rec: sessionRecord{Vhost: s.client.vhost, Client: s.client.id, User: s.Principal.Name(), ExpiryMs: -1}}
@@ -230,7 +243,7 @@ func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan str
 
 // begin resumes the session or makes a new one, and stores that.
 func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present bool, err error) {
-	fresh := x.rec.ExpiryMs < 0 // [MQTT-3.1.2-6]
+	fresh := x.rec.ExpiryMs < 0 || x.rec.WillOnly // [MQTT-3.1.2-6]
 	if x.rec.WillAtMs != 0 && x.will != nil && (o.Clean || x.rec.WillAtMs <= time.Now().UnixMilli()) {
 		x.publishWill(ctx) // it was due, or is since the session ends now [MQTT-3.1.3-9]
 	}
@@ -240,16 +253,25 @@ func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present boo
 		}
 		x.rec.State = nil
 	}
-	if o.Expiry == 0 && (o.Clean || fresh) {
+	willOnly := o.Expiry == 0 && (o.Clean || fresh)
+	if willOnly && o.Will == nil {
 		return false, x.forget(ctx)
 	}
+	x.router.durables.mu.Lock()
+	x.rec.WillOnly = willOnly
+	x.router.durables.mu.Unlock()
 	x.rec.ExpiryMs, x.rec.Online, x.rec.WillAtMs, x.rec.OwnedMs = expiryMs(o.Expiry), true, 0, x.owner.Since.UnixMilli()
 	x.will, x.rec.Will = nil, nil
 	if o.Will != nil {
 		x.will, x.rec.WillDelayMs, x.rec.WillForMs = o.Will, o.Will.Delay.Milliseconds(), o.Will.Expiry.Milliseconds()
 		x.rec.Will = x.will.Message.AppendEnvelope(nil) // [MQTT-3.1.2-7]
 	}
-	return !o.Clean && !fresh, x.saveAndWait(ctx) // [MQTT-3.1.2-5]
+	err = x.saveAndWait(ctx)
+	if err != nil && willOnly { // a full disk does not keep clients out that ask nothing else of it
+		x.router.log.Warn("a will is not stored, and would not survive the gateway", "client_id", x.key.id, "error", err)
+		err = nil
+	}
+	return !o.Clean && !fresh, err // [MQTT-3.1.2-5]
 }
 
 func expiryMs(d time.Duration) int64 {
@@ -559,9 +581,13 @@ func (r *Router) DurableSessions() (all, online int) {
 	r.durables.mu.Lock()
 	defer r.durables.mu.Unlock()
 	for _, x := range r.durables.all {
+		if x.rec.WillOnly {
+			continue
+		}
+		all++
 		if x.owner != nil {
 			online++
 		}
 	}
-	return len(r.durables.all), online
+	return all, online
 }

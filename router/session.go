@@ -39,6 +39,7 @@ type Session struct {
 	subs    map[*Subscription]struct{}
 	temps   []*Mailbox
 	follows map[*Following]struct{}
+	will    *DurableSession // its stored form, where there is no session besides
 	closed  bool
 }
 
@@ -311,8 +312,8 @@ func (s *Session) Close() {
 		return
 	}
 	s.closed = true
-	subs, temps, follows := s.subs, s.temps, s.follows
-	s.subs, s.temps, s.follows = nil, nil, nil
+	subs, temps, follows, will := s.subs, s.temps, s.follows, s.will
+	s.subs, s.temps, s.follows, s.will = nil, nil, nil, nil
 	s.mu.Unlock()
 	var w outbox.Batch
 	for sub := range subs {
@@ -333,4 +334,7 @@ func (s *Session) Close() {
 	}
 	s.router.leave(s)
 	w.Flush()
+	if will != nil {
+		will.forgetWill()
+	}
 }

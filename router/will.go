@@ -64,3 +64,42 @@ func (r *Router) publishFor(ctx context.Context, p *Principal, vhost string, m *
 	s.deliverLive(rt, m, &w)
 	return nil
 }
+
+// willPatience is how long the end of a connection waits for the store to forget its will.
+const willPatience = 5 * time.Second
+
+// keepWill has the stored will of a session that ends with its connection forgotten then.
+func (s *Session) keepWill(x *DurableSession) {
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.will = x
+	}
+	s.mu.Unlock()
+	if closed {
+		x.forgetWill()
+	}
+}
+
+// forgetWill ends what keepWill began: the will is published by now, or is not to be.
+func (x *DurableSession) forgetWill() {
+	ctx, cancel := context.WithTimeout(context.Background(), willPatience)
+	defer cancel()
+	x.dropWill(ctx)
+}
+
+// dropWill removes the record of a will that stands without a session; where the store cannot, it is tried again.
+func (x *DurableSession) dropWill(ctx context.Context) {
+	d := x.router.durables
+	x.will = nil
+	err := x.putAndWait(ctx, nil)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil {
+		delete(d.all, x.key)
+	} else {
+		x.rec.Will, x.rec.WillAtMs, x.rec.Online, x.rec.ExpiresAtMs = nil, 0, false, time.Now().UnixMilli()+retryMs
+		d.schedule(x)
+	}
+	x.release()
+}
