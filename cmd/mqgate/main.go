@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -70,6 +71,9 @@ func (p *process) run(args []string) int {
 	)
 	if err != nil {
 		return p.fail(err)
+	}
+	if len(args) > 0 && args[0] == "help" { // mqgate help queue ls
+		args = append(slices.Clone(args[1:]), "--help")
 	}
 	ctx, err := parser.Parse(args)
 	if asked >= 0 {

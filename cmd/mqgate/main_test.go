@@ -80,6 +80,8 @@ func TestExitCodes(t *testing.T) {
 		stdout, stderr string // substrings
 	}{
 		{"help", []string{"--help"}, nil, exitOK, "Usage: mqgate", ""},
+		{"help as a verb", []string{"help"}, nil, exitOK, "Usage: mqgate", ""},
+		{"help on a verb", []string{"help", "queue", "ls"}, nil, exitOK, "Usage: mqgate queue ls", ""},
 		{"unknown verb", []string{"frobnicate"}, nil, exitUsage, "", "see mqgate --help"},
 		{"unknown flag", []string{"serve", "--frobnicate"}, nil, exitUsage, "", "unknown flag --frobnicate"},
 		{"missing argument", []string{"config", "check"}, nil, exitUsage, "", "<file>"},

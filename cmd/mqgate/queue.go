@@ -85,7 +85,14 @@ func (e *endpoint) open(p *process, method, target string) (io.ReadCloser, error
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("is the gateway running? %w", err)
+		var failed *url.Error
+		if errors.As(err, &failed) {
+			err = failed.Err // without the address of the request, which is of no use behind a socket
+		}
+		if e.URL != "" {
+			return nil, fmt.Errorf("is the gateway running? %w", err)
+		}
+		return nil, fmt.Errorf("is the gateway running? The socket is looked for in data_dir, which --config FILE or --set data_dir=DIR name: %w", err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
