@@ -41,6 +41,8 @@
 //   - Shared subscriptions are granted QoS 1 at most. What a member has not acknowledged when its connection ends comes under
 //     another packet identifier, also if it comes to the same client again.
 //   - In a cluster each node tells of itself under "$SYS/"; of the queues only the one that leads.
+//   - The wills of those who were connected when a gateway died are published three seconds after its start, so that who
+//     subscribes to them can be back; a client that comes back before has its own published then, if it starts clean.
 //   - There is no enhanced authentication.
 //
 // # Where the specification is obeyed
