@@ -38,8 +38,7 @@ func (t *tree[V]) insert(f Filter, v V) {
 		t.system.Add(1)
 	}
 	if !f.wild {
-		// Copy on write: readers hold the old slice without the lock.
-		t.exact[f] = append(t.exact[f][:len(t.exact[f]):len(t.exact[f])], v)
+		t.exact[f] = append(t.exact[f], v) // match copies: nobody holds the slice without the lock
 		return
 	}
 	n := t.wild[f.vhost]

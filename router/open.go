@@ -20,7 +20,8 @@ type opening struct {
 }
 
 // openStored opens a mailbox once, however many ask.
-func (r *Router) openStored(ctx context.Context, id MailboxID, rec []byte) (*Mailbox, error) {
+func (r *Router) openStored(ctx context.Context, s StoredMailbox) (*Mailbox, error) {
+	id := s.ID
 	r.mu.Lock()
 	o := r.boxes[id]
 	if o != nil {
@@ -28,7 +29,7 @@ func (r *Router) openStored(ctx context.Context, id MailboxID, rec []byte) (*Mai
 		select {
 		case <-o.ready:
 			if o.gone {
-				return r.openStored(ctx, id, nil)
+				return r.open(ctx, id)
 			}
 			return o.box, o.err
 		case <-ctx.Done():
@@ -47,7 +48,7 @@ func (r *Router) openStored(ctx context.Context, id MailboxID, rec []byte) (*Mai
 	o = &opening{ready: make(chan struct{})}
 	r.boxes[id] = o
 	r.mu.Unlock()
-	box, err := r.newMailbox(ctx, id, rec)
+	box, err := r.newMailbox(ctx, s)
 	r.mu.Lock()
 	o.box, o.err = box, err
 	if err != nil {
@@ -78,7 +79,8 @@ func (r *Router) forgetQueue(id MailboxID) {
 }
 
 // newMailbox opens the log and restores the account.
-func (r *Router) newMailbox(ctx context.Context, id MailboxID, rec []byte) (*Mailbox, error) {
+func (r *Router) newMailbox(ctx context.Context, s StoredMailbox) (*Mailbox, error) {
+	id := s.ID
 	log, err := r.store.OpenLog(ctx, id)
 	if err != nil {
 		return nil, storeError("open", err)
@@ -91,7 +93,7 @@ func (r *Router) newMailbox(ctx context.Context, id MailboxID, rec []byte) (*Mai
 	if h, ok := log.(Hearer); ok {
 		h.Hear(b.foreign)
 	}
-	if err := b.restore(ctx, rec); err != nil {
+	if err := b.restore(ctx, s); err != nil {
 		return nil, storeError("open", err)
 	}
 	b.opened()
@@ -115,7 +117,8 @@ func storeError(op string, err error) error {
 }
 
 // restore sets the account to the last record and what the store holds.
-func (b *Mailbox) restore(ctx context.Context, rec []byte) error {
+func (b *Mailbox) restore(ctx context.Context, stored StoredMailbox) error {
+	rec := stored.Record
 	r := record{Upto: 1}
 	if rec != nil {
 		var err error
@@ -123,7 +126,7 @@ func (b *Mailbox) restore(ctx context.Context, rec []byte) error {
 			return fmt.Errorf("%s: %w", b.what(), err)
 		}
 	}
-	s, err := b.log.Bounds(ctx, r.Floor)
+	s, err := b.bounds(ctx, stored, r.Floor)
 	if err != nil {
 		return err
 	}
@@ -142,6 +145,14 @@ func (b *Mailbox) restore(ctx context.Context, rec []byte) error {
 	}
 	b.saved, b.trimmed = r.Floor, min(r.Floor, s.First-min(s.First, 1))
 	return nil
+}
+
+// bounds asks the store what the log holds, unless it has said so.
+func (b *Mailbox) bounds(ctx context.Context, stored StoredMailbox, floor uint64) (Bounds, error) {
+	if stored.Empty != nil {
+		return *stored.Empty, nil
+	}
+	return b.log.Bounds(ctx, floor)
 }
 
 // ErrDamaged is what New wraps if the store lost messages that it had confirmed.

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/mqgate/mqgate/router/outbox"
 )
 
@@ -130,14 +132,8 @@ func (r *Router) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list mailboxes: %w", err)
 	}
-	for _, s := range stored {
-		if s.ID.Kind == KindHistory {
-			r.histories.found(s)
-			continue
-		}
-		if _, err := r.openStored(ctx, s.ID, s.Record); err != nil {
-			return err
-		}
+	if err := r.openAll(ctx, stored); err != nil {
+		return err
 	}
 	if err := r.loadRetained(ctx); err != nil {
 		return err
@@ -152,6 +148,26 @@ func (r *Router) load(ctx context.Context) error {
 		return err
 	}
 	return r.redo(ctx)
+}
+
+// openAtOnce is how many mailboxes a start opens at a time: each waits for the store to take its record.
+const openAtOnce = 64
+
+// openAll opens the mailboxes that a start finds.
+func (r *Router) openAll(ctx context.Context, stored []StoredMailbox) error {
+	opening, ctx := errgroup.WithContext(ctx)
+	opening.SetLimit(openAtOnce)
+	for _, s := range stored {
+		if s.ID.Kind == KindHistory {
+			r.histories.found(s)
+			continue
+		}
+		opening.Go(func() error {
+			_, err := r.openStored(ctx, s)
+			return err
+		})
+	}
+	return opening.Wait()
 }
 
 // removeOrphans deletes the inboxes that no binding feeds: a stop interrupted
@@ -427,7 +443,7 @@ func (r *Router) queue(ctx context.Context, a Address) (*Mailbox, error) {
 }
 
 func (r *Router) open(ctx context.Context, id MailboxID) (*Mailbox, error) {
-	return r.openStored(ctx, id, nil)
+	return r.openStored(ctx, StoredMailbox{ID: id})
 }
 
 // temporary reports whether only temporaryQueue makes a queue of that name.

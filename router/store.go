@@ -48,6 +48,8 @@ const (
 type StoredMailbox struct {
 	ID     MailboxID
 	Record []byte // nil if none was saved
+	// Empty, if not nil, is what Bounds would say of a log that holds nothing, and that only this router appends to.
+	Empty *Bounds
 }
 
 // StoredTransaction is one that was begun and not finished.

@@ -34,6 +34,10 @@ var _ router.Log = (*mailboxLog)(nil)
 
 // OpenLog opens a mailbox's log, or makes it.
 func (s *Store) OpenLog(ctx context.Context, id router.MailboxID) (router.Log, error) {
+	return s.openLog(ctx, id)
+}
+
+func (s *Store) openLog(ctx context.Context, id router.MailboxID) (*mailboxLog, error) {
 	l := &mailboxLog{store: s, id: id, hash: mailboxHash(id)}
 	c := jetstream.StreamConfig{
 		Name: "Q_" + l.hash, Subjects: []string{"q." + l.hash},

@@ -54,7 +54,40 @@ func (s *Store) Mailboxes(ctx context.Context) ([]router.StoredMailbox, error) {
 		out = append(out, router.StoredMailbox{ID: id, Record: rec})
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, s.noteEmpty(ctx, out)
+}
+
+// noteEmpty notes which inboxes hold nothing. Most of many thousands do: to ask the server about each would take a start
+// minutes. It notes nothing where another server may have appends under way, and opens the streams that the inboxes share.
+func (s *Store) noteEmpty(ctx context.Context, boxes []router.StoredMailbox) error {
+	states := map[*stream]jetstream.StreamState{}
+	for i := range boxes {
+		if boxes[i].ID.Kind != router.KindInbox {
+			continue
+		}
+		log, err := s.openLog(ctx, boxes[i].ID)
+		if err != nil {
+			return err
+		}
+		if s.node.shared() {
+			continue
+		}
+		state, known := states[log.stream]
+		if !known {
+			all := log.subject[:len(log.subject)-len(log.hash)] + "*"
+			if state, err = s.streamState(ctx, log.stream.name, jetstream.WithSubjectFilter(all)); err != nil {
+				return err
+			}
+			states[log.stream] = state
+		}
+		if state.Subjects[log.subject] == 0 {
+			boxes[i].Empty = &router.Bounds{First: state.FirstSeq, Last: state.LastSeq}
+		}
+	}
+	return nil
 }
 
 // Bindings lists the bindings.
@@ -178,10 +211,14 @@ func (st *stream) whole(entries []router.Entry, state jetstream.StreamState) boo
 	return uint64(len(entries)) == state.Msgs && len(entries) > 0 && entries[len(entries)-1].Seq >= st.lane.known()
 }
 
+// readAllBatch is how many messages are asked for at a time where all are read. For each answer the server counts what is
+// left, which takes as long as there are subjects.
+const readAllBatch = 1 << 14
+
 func (st *stream) read(ctx context.Context, subject string) ([]router.Entry, error) {
 	var out []router.Entry
 	for from := uint64(1); ; {
-		entries, err := st.store.reader.read(ctx, st.name, directGet{Seq: from, Batch: 1000, Subject: subject})
+		entries, err := st.store.reader.read(ctx, st.name, directGet{Seq: from, Batch: readAllBatch, Subject: subject})
 		if err != nil {
 			return nil, fmt.Errorf("read stream %s: %w", st.name, err)
 		}
