@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -316,4 +318,9 @@ func (f *feed) Drained() {
 }
 
 // Failed ends the stream.
-func (f *feed) Failed(error) { f.end() }
+func (f *feed) Failed(cause error) {
+	if errors.Is(cause, outbox.ErrSlow) || errors.Is(cause, os.ErrDeadlineExceeded) {
+		f.server.Stats.SlowClosed.Add(1)
+	}
+	f.end()
+}
