@@ -37,6 +37,7 @@ type lane struct {
 	waits   int    // answers that the attempt still waits for
 	last    uint64 // sequence of the last one sent, if all goes well
 	base    uint64 // up to here it is known whose each sequence is
+	shown   uint64 // the highest end that a leader showed
 	attempt int    // answers to earlier ones mean nothing
 	window  int    // how many may be under way
 	broken  bool   // what follows cannot be stored in this attempt
@@ -334,14 +335,26 @@ func (l *lane) askEnd(ctx context.Context) (uint64, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, laneSilence)
 	defer cancel()
 	end, leader, err := l.stream.end(ctx)
-	if known := l.known(); err == nil && end < known {
-		err = fmt.Errorf("%w: it holds messages up to %d, and %d is confirmed", errLags, end, known)
+	if err == nil {
+		err = l.reaches(end)
 	}
 	return end, leader, err
 }
 
-// known returns up to which sequence the stream is known to reach.
-func (l *lane) known() uint64 {
+// reaches returns an error if a stream's end, as a leader or a replica has it, is before what is known to be there: confirmed, or
+// shown by another. What is shown is committed, and does not go away.
+func (l *lane) reaches(end uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if known := max(l.base, l.shown); end < known {
+		return fmt.Errorf("%w: it holds messages up to %d, and %d is known to be there", errLags, end, known)
+	}
+	l.shown = end
+	return nil
+}
+
+// confirmed returns up to which sequence the lane knows what is stored; at first the stream's end when it was opened.
+func (l *lane) confirmed() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.base

@@ -327,11 +327,17 @@ func (s *Store) streamState(ctx context.Context, name string, opts ...jetstream.
 func (st *stream) state(ctx context.Context, opts ...jetstream.StreamInfoOpt) (jetstream.StreamState, error) {
 	for {
 		state, err := st.store.streamState(ctx, st.name, opts...)
-		if st.lane == nil || err == nil && state.LastSeq >= st.lane.known() {
+		if st.lane == nil {
 			return state, err
 		}
+		if err == nil {
+			err = st.lane.reaches(state.LastSeq)
+		}
+		if err == nil {
+			return state, nil
+		}
 		if !pause(ctx, formingPoll/2) {
-			return state, unavailable(fmt.Errorf("look at stream %s: %w", st.name, errors.Join(errLags, err)))
+			return state, unavailable(fmt.Errorf("look at stream %s: %w", st.name, err))
 		}
 	}
 }

@@ -208,7 +208,7 @@ func (st *stream) whole(entries []router.Entry, state jetstream.StreamState) boo
 	if st.lane == nil {
 		return uint64(len(entries)) >= state.Msgs
 	}
-	return uint64(len(entries)) == state.Msgs && len(entries) > 0 && entries[len(entries)-1].Seq >= st.lane.known()
+	return uint64(len(entries)) == state.Msgs && len(entries) > 0 && entries[len(entries)-1].Seq >= st.lane.confirmed()
 }
 
 // readAllBatch is how many messages are asked for at a time where all are read. For each answer the server counts what is
