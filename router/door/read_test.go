@@ -92,7 +92,7 @@ func TestReaderObeysItsDeadline(t *testing.T) {
 
 // TestReaderEndsWithItsSocket which another goroutine closes, or the peer resets.
 func TestReaderEndsWithItsSocket(t *testing.T) {
-	near, far := pair(t)
+	near, _ := pair(t)
 	r := Reader(near)
 	ended := make(chan error)
 	go func() { _, err := r.Read(make([]byte, 16)); ended <- err }()
@@ -102,7 +102,7 @@ func TestReaderEndsWithItsSocket(t *testing.T) {
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("closed: %v", err)
 	}
-	near, far = pair(t)
+	near, far := pair(t)
 	if err := far.SetLinger(0); err != nil {
 		t.Fatal(err)
 	}
