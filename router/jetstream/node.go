@@ -279,8 +279,12 @@ func (l serverLog) Warnf(f string, v ...any) {
 }
 func (l serverLog) Fatalf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
 func (l serverLog) Errorf(f string, v ...any) {
-	if strings.HasPrefix(f, "Error trying to connect to route") {
+	switch {
+	case strings.HasPrefix(f, "Error trying to connect to route"):
 		l.log.Debug("store: " + fmt.Sprintf(f, v...)) // a node is away: the lease and readiness tell of that
+		return
+	case strings.HasPrefix(f, "Error trying to connect as leafnode"):
+		l.log.Warn("store: " + fmt.Sprintf(f, v...)) // a site is away: what is for it waits
 		return
 	}
 	l.log.Error("store: " + fmt.Sprintf(f, v...))
