@@ -95,10 +95,11 @@ func TestBrowseFollowsTheReader(t *testing.T) {
 	c := fx.login(t, ActiveMQ, frame.V12)
 	const n = 400
 	body := strings.Repeat("x", 4<<10)
-	for range n {
+	for range n - 1 {
 		c.frame("SEND", body, "destination:/queue/a")
 	}
-	c.nothing()
+	c.frame("SEND", body, "destination:/queue/a", "receipt:stored") // the last one of a queue is stored last
+	c.want(frame.RECEIPT)
 	reader := fx.pipe(t, ActiveMQ) // buffers nothing
 	reader.login(frame.V12)
 	reader.frame("SUBSCRIBE", "", "id:b", "destination:/queue/a", "browser:true")

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -177,10 +178,24 @@ func interests(t *testing.T, in *harness.Wire, node *harness.ClusterNode, from *
 	}
 	took := time.Since(began)
 	t.Logf("%d filters on a node: %.0f/s, %.1f KiB each", n, float64(n)/took.Seconds(), float64(node.RSS()-before)/1024/float64(n))
+	// Interest travels to other nodes in the order of the subscriptions, after their receipt: once the last is known, all are.
+	began = time.Now()
+	for {
+		from.MustConfirm(t, "SEND", []byte("known?"), fmt.Sprintf("destination:/topic/interest.%d.x", n-1))
+		if _, err := in.Read(100 * time.Millisecond); err == nil {
+			break
+		} else if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > patience {
+			t.Fatalf("the last filter is not known to another node: %v", err)
+		}
+	}
+	t.Logf("known to another node %v later", time.Since(began).Round(time.Millisecond))
 	for range 20 {
 		i := rand.IntN(n)
 		from.MustConfirm(t, "SEND", []byte("x"), fmt.Sprintf("destination:/topic/interest.%d.x", i))
 		m := in.Expect(t, "MESSAGE")
+		for string(m.Body) == "known?" {
+			m = in.Expect(t, "MESSAGE")
+		}
 		if got := m.Headers["subscription"]; got != fmt.Sprint("i", i) {
 			t.Fatalf("the message came for %s, not for i%d", got, i)
 		}
