@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -69,7 +67,7 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	}
 	c := &Cluster{fronts: map[string]string{}}
 	for _, name := range []string{"stomp", "mqtt", "http"} {
-		c.fronts[name] = freeAddress(t)
+		c.fronts[name] = FreeAddress(t)
 	}
 	if o.Network {
 		c.Network = NewNetwork(t)
@@ -79,7 +77,7 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 		b.binary, b.AllowErrors = binary, true // a node that loses others says so
 		n := &ClusterNode{Broker: b, Name: fmt.Sprintf("n%d", i+1), ports: map[string]string{}}
 		for _, l := range []string{"stomp", "mqtt", "http", "admin", "cluster"} {
-			n.ports[l] = freeAddress(t)
+			n.ports[l] = FreeAddress(t)
 		}
 		n.Set = append(n.Set, "node_name="+n.Name, "storage.min_free_bytes=0", "drain.grace=2s", "drain.spread=2s",
 			`users=[{name: `+ClusterUser+`, password_file: "`+password+`", admin: true, allow: {read: [">"], write: [">"], consume: [">"]}}]`)
@@ -296,24 +294,3 @@ func (c *Cluster) AwaitCurrent(t testing.TB) {
 		return nil
 	})
 }
-
-// freeAddress returns an address on which nothing listens now, and that it has not returned before. That of a listener on port 0
-// would change with each restart; and outgoing connections have ports from the system's range, which is above these.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
-		if _, given := givenAddresses.LoadOrStore(addr, true); given {
-			continue
-		}
-		l, err := net.Listen("tcp", addr)
-		if err == nil {
-			l.Close()
-			return addr
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
-}
-
-var givenAddresses sync.Map

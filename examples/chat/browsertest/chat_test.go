@@ -66,16 +66,6 @@ func controlOf(b *harness.Broker) *httptest.Server {
 	return httptest.NewServer(mux)
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // play starts the gateway on ports that stay the same over restarts, and runs a
 // script on it; the test fails unless the script ends with 0.
 func play(t *testing.T, script string, b *harness.Broker) {
@@ -89,7 +79,7 @@ func play(t *testing.T, script string, b *harness.Broker) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stomp, mqtt, http := freeAddress(t), freeAddress(t), freeAddress(t)
+	stomp, mqtt, http := harness.FreeAddress(t), harness.FreeAddress(t), harness.FreeAddress(t)
 	b.Set = append(b.Set, "stomp.listen="+stomp, "mqtt.listen="+mqtt, "http.listen="+http)
 	b.Start()
 	control := controlOf(b)
