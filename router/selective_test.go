@@ -116,6 +116,43 @@ func TestSelectorInATransaction(t *testing.T) {
 	in.wait(t, "1")
 }
 
+// Selectors cross nodes: each consumer gets what it selects, wherever it and the sender are, also from the next leader.
+func TestClusterSelectors(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	a, b := c.edges[0].session(), c.edges[1].session()
+	selected := func(to string, s *Session, text string) *inbox {
+		t.Helper()
+		_, in := subscribe(t, s, SubscribeOptions{Filter: filter(t, to), Credit: 2, Selector: selecting(t, text)})
+		return in
+	}
+	eu, us := selected("/queue/q", a, "region = 'eu'"), selected("/queue/q", b, "region = 'us'")
+	live := selected("/topic/t", b, "region = 'eu'")
+	sub, durable := subscribe(t, b, SubscribeOptions{Filter: filter(t, "/topic/t"), Credit: 10, Durable: "d", Selector: selecting(t, "region = 'us'")})
+	for i, r := range []string{"us", "eu", "asia", "eu", "us", "eu"} {
+		publishWith(t, a, "/queue/q", fmt.Sprint(i), region(r))
+		m := &Message{To: dest(t, "/topic/t"), Body: fmt.Append(nil, i), Headers: []Header{region(r)}, Flags: FlagPersistent}
+		if err := publish(t, a, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ack(t, eu.wait(t, "1", "3")[0])
+	eu.wait(t, "1", "3", "5")
+	us.wait(t, "0", "4")
+	live.wait(t, "1", "3", "5")
+	durable.wait(t, "0", "4")
+	sub.Close(nil) // what it holds goes back
+	c.stepDown()
+	c.succeed()
+	publishWith(t, b, "/queue/q", "6", region("eu"))
+	ack(t, eu.got()[1])
+	eu.wait(t, "1", "3", "5", "6")
+	_, durable = subscribe(t, a, SubscribeOptions{Filter: filter(t, "/topic/t"), Credit: 10, Durable: "d", Selector: selecting(t, "region = 'us'")})
+	durable.wait(t, "0", "4")
+	us.wait(t, "0", "4")
+	_, all := consume(t, b, "/queue/q", 10)
+	all.wait(t, "2") // nobody selected it
+}
+
 func TestPropertiesOfMessages(t *testing.T) {
 	m := &Message{To: dest(t, "/queue/a"), Priority: 7, CorrelationID: "c", ReplyTo: "/queue/r", ContentType: "text/plain",
 		TimestampMs: 5, ExpiresUnixMs: 9, Flags: FlagPersistent, Headers: []Header{{"type", "order"}, {"x", "1"}}}

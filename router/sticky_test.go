@@ -123,6 +123,34 @@ func TestGroupsWithSelectorsAndExclusiveConsumers(t *testing.T) {
 	sole.wait(t, "x")
 }
 
+// A group stays with its consumer whatever node that is on, and goes on elsewhere, in order, when that node is lost.
+func TestClusterGroups(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	s := c.edges[1].session()
+	_, a := consume(t, c.edges[0].session(), "/queue/q", 1)
+	publishWith(t, s, "/queue/q", "g1", group("g"))
+	g := a.wait(t, "g1")
+	_, b := consume(t, c.edges[1].session(), "/queue/q", 1)
+	for _, body := range []string{"g2", "h1", "g3", "h2"} {
+		publishWith(t, s, "/queue/q", body, group(body[:1]))
+	}
+	ack(t, b.wait(t, "h1")[0]) // the messages of g wait for their consumer, which is busy
+	h := b.wait(t, "h1", "h2")
+	ack(t, g[0])
+	a.wait(t, "g1", "g2")
+	c.wires.setCut("n0", true)
+	ack(t, h[1])
+	h = b.wait(t, "h1", "h2", "g2")
+	if !h[2].Redelivered() {
+		t.Error("not marked")
+	}
+	ack(t, h[2])
+	b.wait(t, "h1", "h2", "g2", "g3")
+	if got := a.bodies(); len(got) != 2 {
+		t.Errorf("the node that was lost has %v", got)
+	}
+}
+
 func TestAnOperatorMovesWhatOthersAreBoundTo(t *testing.T) {
 	h := start(t, nil)
 	s := h.session()
