@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -298,92 +300,112 @@ func TestClusterHealsLostAndDamagedData(t *testing.T) {
 	more(s, "by that node ")
 }
 
+// appender appends numbered messages, some of them under way at a time, until it is told to stop.
+type appender struct {
+	log      router.Log
+	batches  bool
+	answered atomic.Int64
+
+	// When it has ended:
+	sent []string
+	err  error
+}
+
+// run ends by itself if there is no answer. It is not the test's goroutine, so it fails nothing.
+func (a *appender) run(stop <-chan struct{}) {
+	answers := make(chan answer, 64)
+	under := 0
+	settle := func(most int) bool {
+		for ; under > most; under-- {
+			select {
+			case x := <-answers:
+				a.err = errors.Join(a.err, x.err)
+				a.answered.Add(1)
+			case <-time.After(time.Minute):
+				a.err = errors.Join(a.err, fmt.Errorf("%d appends had no answer", under))
+				return false
+			}
+		}
+		return true
+	}
+	for i := 0; a.err == nil && settle(cap(answers)-1); i++ {
+		select {
+		case <-stop:
+			settle(0)
+			return
+		default:
+		}
+		under++
+		body := fmt.Sprint("message ", i)
+		a.sent = append(a.sent, body)
+		if a.batches && i%50 == 49 {
+			a.sent = append(a.sent, body+" b", body+" c")
+			a.log.AppendAll([][]byte{[]byte(body), []byte(body + " b"), []byte(body + " c")}, into(answers))
+		} else {
+			a.log.Append([]byte(body), "", into(answers))
+		}
+	}
+}
+
 // What is appended while leaders change is stored once and in order, and no append
 // fails.
 func TestClusterAppendsGoOn(t *testing.T) {
 	c := newCluster(t, nil)
 	c.startAll()
 	s := c.open(0)
-	defer s.Close()
-	queue, inbox := openLog(t, s, crashQueue), openLog(t, s, crashInbox)
+	t.Cleanup(s.Close)
+	all := map[string]*appender{"queue": {log: openLog(t, s, crashQueue), batches: true}, "inbox": {log: openLog(t, s, crashInbox)}}
 	stop := make(chan struct{})
-	type result struct {
-		sent []string
-		err  error
+	var group sync.WaitGroup
+	end := sync.OnceFunc(func() { close(stop); group.Wait() })
+	t.Cleanup(end) // before the store and the nodes are closed, also if the test fails
+	for _, a := range all {
+		group.Go(func() { a.run(stop) })
 	}
-	run := func(l router.Log, batches bool) <-chan result {
-		out := make(chan result, 1)
-		go func() {
-			var r result
-			answers := make(chan answer, 64)
-			under := 0
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					for ; under > 0; under-- {
-						if a := hear(t, answers); a.err != nil {
-							r.err = a.err
-						}
-					}
-					out <- r
-					return
-				default:
+	// progress waits until each has had so many answers more.
+	progress := func(n int64) {
+		t.Helper()
+		for name, a := range all {
+			goal := a.answered.Load() + n
+			within(t, time.Minute, func() error {
+				if got := a.answered.Load(); got < goal {
+					return fmt.Errorf("%s: %d answers, waiting for %d", name, got, goal)
 				}
-				if under == cap(answers) {
-					if a := hear(t, answers); a.err != nil {
-						r.err = a.err
-					}
-					under--
-				}
-				under++
-				body := fmt.Sprint("message ", i)
-				r.sent = append(r.sent, body)
-				if batches && i%50 == 49 {
-					r.sent = append(r.sent, body+" b", body+" c")
-					l.AppendAll([][]byte{[]byte(body), []byte(body + " b"), []byte(body + " c")}, into(answers))
-				} else {
-					l.Append([]byte(body), "", into(answers))
-				}
-			}
-		}()
-		return out
+				return nil
+			})
+		}
 	}
-	queueDone, inboxDone := run(queue, true), run(inbox, false)
 	for round := range 6 {
 		if err := s.LeadElsewhere(context.Background(), c.opts[round%3].NodeName); err != nil {
 			t.Log(err) // an election under way
 		}
-		time.Sleep(300 * time.Millisecond)
+		progress(200)
 	}
 	_ = s.LeadElsewhere(context.Background(), "n2")
 	c.stop(1)
-	time.Sleep(4 * time.Second)
+	progress(1000)
 	c.start(1)
+	c.awaitCurrent(1)
 	_ = s.LeadElsewhere(context.Background(), "n3")
 	c.stop(2)
-	time.Sleep(4 * time.Second)
-	close(stop)
-	for name, d := range map[string]<-chan result{"queue": queueDone, "inbox": inboxDone} {
-		r := <-d
-		if r.err != nil {
-			t.Errorf("%s: %v", name, r.err)
-		}
-		l := queue
-		if name == "inbox" {
-			l = inbox
+	progress(1000)
+	end()
+	for name, a := range all {
+		if a.err != nil {
+			t.Fatalf("%s: %v", name, a.err)
 		}
 		var got []string
 		eventually(t, func() error {
-			got = bodies(readAll(t, l, 1, 1000))
-			if len(got) < len(r.sent) {
-				return fmt.Errorf("%s: %d of %d", name, len(got), len(r.sent))
+			got = bodies(readAll(t, a.log, 1, 1000))
+			if len(got) < len(a.sent) {
+				return fmt.Errorf("%s: %d of %d", name, len(got), len(a.sent))
 			}
 			return nil
 		})
-		if !slices.Equal(got, r.sent) {
-			t.Errorf("%s: %d stored, %d sent, or another order", name, len(got), len(r.sent))
+		if !slices.Equal(got, a.sent) {
+			t.Errorf("%s: %d stored, %d sent, or another order", name, len(got), len(a.sent))
 		}
-		t.Logf("%s: %d appends", name, len(r.sent))
+		t.Logf("%s: %d appends", name, len(a.sent))
 	}
 }
 
