@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mrand "math/rand/v2"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,8 @@ const (
 	leaderless = 1500 * time.Millisecond
 	// leaseTimeout is for one question about it.
 	leaseTimeout = 700 * time.Millisecond
+	// A node that could not lead leaves it to others for firstPause, and twice as long each time that it fails again.
+	firstPause, longestPause = 400 * time.Millisecond, 6 * time.Second
 )
 
 // Term is what a holder of the lease has: valid until it was not renewed.
@@ -105,6 +108,32 @@ type election struct {
 	answered time.Time
 	peers    *peers
 	known    string // what Follow was told last
+	failing  failing
+}
+
+// failing is a node that could not lead since somebody led last: a damaged store does not heal by trying.
+type failing struct {
+	times int
+	why   string
+	until time.Time // when it may try again
+}
+
+// again notes that it happened once more, and reports whether that is news.
+func (f *failing) again(err error) bool {
+	pause := min(firstPause<<min(f.times, 10), longestPause)
+	f.until = time.Now().Add(pause + mrand.N(pause/4))
+	f.times++
+	news := f.why != err.Error()
+	f.why = err.Error()
+	return news
+}
+
+// level is for what is said of each attempt to lead.
+func (f *failing) level() slog.Level {
+	if f.times > 0 {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 // Campaign takes part in the cluster's election until ctx ends: it tells the
@@ -156,7 +185,7 @@ func (e *election) look(ctx context.Context) {
 		return
 	}
 	e.follow("", "", true)
-	if !e.node.mayLead() || !e.who.Eligible() || ctx.Err() != nil {
+	if !e.node.mayLead() || !e.who.Eligible() || ctx.Err() != nil || time.Now().Before(e.failing.until) {
 		return
 	}
 	t := &Term{changed: make(chan struct{}, 1), peers: e.peers}
@@ -171,6 +200,8 @@ func (e *election) look(ctx context.Context) {
 func (e *election) follow(node, address string, majority bool) {
 	if address == "" {
 		node = "" // it does not listen yet
+	} else {
+		e.failing = failing{}
 	}
 	know := node + "\x00" + address + strconv.FormatBool(majority)
 	if know != e.known {
@@ -274,16 +305,16 @@ func (e *election) write(ctx context.Context, rec leaseRecord, t *Term) error {
 
 // lead has the candidate lead, and renews the lease until it is lost or given up.
 func (e *election) lead(ctx context.Context, t *Term, id string) {
-	e.log.Info("this node leads the cluster")
+	level := e.failing.level()
+	e.log.Log(ctx, level, "this node leads the cluster")
 	e.attract(ctx)
 	leading, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	var ended sync.WaitGroup
 	done := make(chan struct{})
+	var failure error
 	ended.Go(func() {
 		defer close(done)
-		if err := e.who.Lead(leading, t); err != nil {
-			e.log.Error("this node could not lead", "error", err)
-		}
+		failure = e.who.Lead(leading, t)
 	})
 	cause := e.renew(ctx, t, id, done)
 	if errors.Is(cause, ErrLeaseLost) {
@@ -308,7 +339,10 @@ func (e *election) lead(ctx context.Context, t *Term, id string) {
 			e.log.Warn("the lease could not be given up; it ends by itself", "error", err)
 		}
 	}
-	e.log.Info("this node does not lead the cluster any more", "cause", cause)
+	if failure != nil && e.failing.again(failure) {
+		e.log.Error("this node could not lead; it will try again, and says so when that changes", "error", failure)
+	}
+	e.log.Log(ctx, level, "this node does not lead the cluster any more", "cause", cause)
 }
 
 // attract moves the leadership of the lease's stream to this node: then the loss of another node never delays a renewal.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -173,6 +176,133 @@ func TestLeaseHasOneHolder(t *testing.T) {
 	}
 	ends[second]()
 	ends[third]()
+}
+
+// lockedLog keeps what is logged.
+type lockedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// lines returns those that have a part in them.
+func (l *lockedLog) lines(part string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.DeleteFunc(strings.Split(l.text.String(), "\n"), func(line string) bool { return !strings.Contains(line, part) })
+}
+
+// failingLeader is a candidate that cannot lead.
+type failingLeader struct {
+	*contender
+	mu    sync.Mutex
+	why   error
+	tries []time.Time // of one why
+}
+
+func (f *failingLeader) Lead(ctx context.Context, t *jetstream.Term) error {
+	f.mu.Lock()
+	f.tries = append(f.tries, time.Now())
+	why := f.why
+	f.mu.Unlock()
+	if why != nil {
+		return why
+	}
+	return f.contender.Lead(ctx, t)
+}
+
+func (f *failingLeader) fail(why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.why, f.tries = why, nil
+}
+
+func (f *failingLeader) tried() []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.tries)
+}
+
+// A node that cannot lead, for its store is damaged, tries again ever more seldom, and says so once until something
+// changes.
+func TestANodeThatCannotLeadBacksOff(t *testing.T) {
+	addr := freeAddrs(t, 1)[0]
+	nats := natsServer(t, addr, t.TempDir())
+	defer func() { nats.Shutdown(); nats.WaitForShutdown() }()
+	o := external(addr)
+	var out lockedLog
+	o.Log = slog.New(slog.NewTextHandler(&out, nil))
+	n, err := jetstream.StartNode(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	all := &contenders{t: t, leading: map[string]*jetstream.Term{}, causes: map[string]error{}}
+	who := &failingLeader{contender: &contender{all: all, name: "g1", willing: true}, why: errors.New("the store is damaged")}
+	ctx, end := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := n.Campaign(ctx, who); err != nil {
+			t.Error(err)
+		}
+	})
+	defer group.Wait()
+	defer end()
+	await := func(tries int) []time.Time {
+		t.Helper()
+		within(t, time.Minute, func() error {
+			if got := len(who.tried()); got < tries {
+				return fmt.Errorf("it tried %d times, not %d", got, tries)
+			}
+			return nil
+		})
+		return who.tried()
+	}
+	said := func(want ...string) {
+		t.Helper()
+		within(t, time.Minute, func() error {
+			got := out.lines("could not lead")
+			for i, text := range want {
+				if len(got) != len(want) || !strings.Contains(got[i], text) {
+					return fmt.Errorf("it said %q, want %q", got, want)
+				}
+			}
+			return nil
+		})
+	}
+	// The pauses before the second and third try are 400 and 800 ms, and a part more.
+	tries := await(3)
+	for i, least := range []time.Duration{400, 800} {
+		if got := tries[i+1].Sub(tries[i]); got < least*time.Millisecond {
+			t.Errorf("try %d came %v after the one before", i+2, got)
+		}
+	}
+	said("is damaged")
+	who.fail(errors.New("a block is missing"))
+	await(1)
+	said("is damaged", "is missing")
+	who.fail(nil)
+	within(t, time.Minute, func() error {
+		if leader, _ := who.knows(); leader != "g1" {
+			return fmt.Errorf("%q leads", leader)
+		}
+		return nil
+	})
+	who.setWilling(false) // it leads no more
+	within(t, time.Minute, func() error {
+		if leader, _ := who.knows(); leader != "" {
+			return fmt.Errorf("%q leads", leader)
+		}
+		return nil
+	})
+	who.fail(errors.New("a block is missing"))
+	who.setWilling(true)
+	said("is damaged", "is missing", "is missing") // it led in between: that is news
 }
 
 // within polls until f returns nil.
