@@ -18,5 +18,5 @@ type Stats struct {
 	Wills          atomic.Uint64 // wills that were published
 	BytesReceived  atomic.Uint64
 	BytesSent      atomic.Uint64
-	WillsRefused   atomic.Uint64 // wills that could not be published
+	WillsRefused   atomic.Uint64 // wills that could not be published when they were due
 }

@@ -66,7 +66,13 @@ func (d *durables) next(ctx context.Context) time.Duration {
 // tend publishes a will that is due and ends a session that has expired.
 func (d *durables) tend(ctx context.Context, x *DurableSession, nowMs int64) {
 	if x.rec.WillAtMs != 0 && x.rec.WillAtMs <= nowMs && x.will != nil {
-		x.publishWill(ctx)
+		if !x.publishWill(ctx) {
+			d.mu.Lock()
+			x.postpone()
+			x.release()
+			d.mu.Unlock()
+			return
+		}
 		if x.rec.ExpiresAtMs > nowMs {
 			if err := x.saveAndWait(ctx); err != nil && ctx.Err() == nil {
 				d.router.log.Warn("a session could not be stored", "client_id", x.key.id, "error", err)

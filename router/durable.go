@@ -172,7 +172,8 @@ type ClaimOptions struct {
 	// Expiry is how long the session is kept after the connection's end; 0: not at all.
 	Expiry time.Duration
 	// Will is published when the client is gone; nil: nothing is. It is stored also where no session is: then it is the
-	// caller who publishes it with PublishWill, and the store's copy is for the case that the gateway dies before.
+	// caller who publishes it with PublishWill, and the store's copy is for the case that the gateway dies before. Its message
+	// gets an id.
 	Will *Will
 	// Again: the session was the owner by the word of another leader, and is not any more if another came after it.
 	Again bool
@@ -185,6 +186,9 @@ func (s *Session) Claim(ctx context.Context, o ClaimOptions) (x *DurableSession,
 	d := s.router.durables
 	if s.client.id == "" {
 		return nil, false, nil
+	}
+	if o.Will != nil {
+		o.Will.name()
 	}
 	if s.remote != nil {
 		return s.remote.claim(ctx, o)
@@ -244,8 +248,8 @@ func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan str
 // begin resumes the session or makes a new one, and stores that.
 func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present bool, err error) {
 	fresh := x.rec.ExpiryMs < 0 || x.rec.WillOnly // [MQTT-3.1.2-6]
-	if x.rec.WillAtMs != 0 && x.will != nil && (o.Clean || x.rec.WillAtMs <= time.Now().UnixMilli()) {
-		x.publishWill(ctx) // it was due, or is since the session ends now [MQTT-3.1.3-9]
+	if x.willDue(o) && !x.publishWill(ctx) {
+		return false, &Error{Op: "connect", Class: Unavailable, Text: "the will of an earlier connection cannot be stored now; try again", RetryAfter: time.Second}
 	}
 	if o.Clean && !fresh {
 		if err := x.empty(ctx); err != nil {
@@ -257,6 +261,12 @@ func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present boo
 	if willOnly && o.Will == nil {
 		return false, x.forget(ctx)
 	}
+	before, will := x.rec, x.will
+	defer func() {
+		if err != nil {
+			x.setRecord(before, will)
+		}
+	}()
 	x.router.durables.mu.Lock()
 	x.rec.WillOnly = willOnly
 	x.router.durables.mu.Unlock()
@@ -274,6 +284,22 @@ func (x *DurableSession) begin(ctx context.Context, o ClaimOptions) (present boo
 	return !o.Clean && !fresh, err // [MQTT-3.1.2-5]
 }
 
+// willDue reports whether a claim finds a will that is to be published: its time has come, or the session that it belongs to has
+// ended or does now [MQTT-3.1.3-9].
+func (x *DurableSession) willDue(o ClaimOptions) bool {
+	if x.rec.WillAtMs == 0 || x.will == nil {
+		return false
+	}
+	again := x.rec.OwnedMs == x.owner.Since.UnixMilli() // the same connection, by the word of another leader
+	return o.Clean || x.rec.WillOnly && !again || x.rec.WillAtMs <= time.Now().UnixMilli()
+}
+
+func (x *DurableSession) setRecord(rec sessionRecord, will *Will) {
+	x.router.durables.mu.Lock()
+	defer x.router.durables.mu.Unlock()
+	x.rec, x.will = rec, will
+}
+
 func expiryMs(d time.Duration) int64 {
 	if d == NeverExpires {
 		return math.MaxInt64
@@ -288,6 +314,8 @@ func (x *DurableSession) abandon() {
 	defer d.mu.Unlock()
 	if x.rec.ExpiryMs < 0 {
 		delete(d.all, x.key)
+	} else if !x.rec.Online {
+		d.schedule(x)
 	}
 	x.release()
 }
@@ -365,10 +393,11 @@ func (x *DurableSession) Leave(ctx context.Context, o LeaveOptions) error {
 		return x.remote.leave(ctx, o)
 	}
 	d := x.router.durables
-	if o.Will && x.will != nil && (o.Expiry == 0 || x.rec.WillDelayMs == 0) {
-		x.publishWill(ctx)
+	willDone := !o.Will || x.will == nil
+	if !willDone && (o.Expiry == 0 || x.rec.WillDelayMs == 0) {
+		willDone = x.publishWill(ctx)
 	}
-	if o.Expiry == 0 {
+	if o.Expiry == 0 && willDone {
 		return x.end(ctx)
 	}
 	d.mu.Lock()
@@ -394,19 +423,6 @@ func (x *DurableSession) leaveLost(ctx context.Context) error {
 	}
 	x.router.durables.mu.Unlock()
 	return x.Leave(ctx, o)
-}
-
-// publishWill publishes the will, once.
-func (x *DurableSession) publishWill(ctx context.Context) {
-	m := x.will.due()
-	x.will, x.rec.Will, x.rec.WillAtMs = nil, nil, 0
-	if x.principal != nil && x.router.auth.Authorize(x.principal, ActionWrite, m.To) != nil {
-		x.router.Stats.Refused.Add(1)
-		return
-	}
-	if err := x.router.publishFor(ctx, x.principal, x.key.vhost, m); err != nil {
-		x.router.log.Warn("a will could not be published", "client_id", x.key.id, "topic", m.To.String(), "error", err)
-	}
 }
 
 // end removes the session with all it holds.

@@ -297,7 +297,11 @@ func (e *edge) open(rs *remoteSession) {
 func (e *edge) sayClosed(rs *remoteSession) {
 	if rs.opened && e.link != nil {
 		l := e.link
-		l.end(append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodClose)))
+		b := append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodClose))
+		if rs.willLeft {
+			b = append(b, 1)
+		}
+		l.end(b)
 	}
 	rs.opened = false
 }

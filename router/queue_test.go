@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -396,6 +397,14 @@ func (s *MemoryStore) copy() *MemoryStore {
 	}
 	for k, v := range s.txs {
 		c.txs[k] = v
+	}
+	s.values.mu.Lock()
+	defer s.values.mu.Unlock()
+	if s.values.values != nil {
+		c.values.values, c.values.log = map[ValueClass]map[string][]byte{}, newMemoryLog()
+	}
+	for class, all := range s.values.values {
+		c.values.values[class] = maps.Clone(all)
 	}
 	return c
 }

@@ -19,11 +19,13 @@ type remoteSession struct {
 	opened  bool // the present leader knows it
 	named   bool // a leader gave it its client id
 	closed  bool
-	subs    map[uint64]*remoteSubscription
-	follows map[uint64]*remoteFollowing
-	lastID  uint64
-	claimed *claimCall // of its durable session, or its will
-	temps   []string   // temporary queues
+	// willLeft: the will could not be published when the session ended, and the leader is to do it later.
+	willLeft bool
+	subs     map[uint64]*remoteSubscription
+	follows  map[uint64]*remoteFollowing
+	lastID   uint64
+	claimed  *claimCall // of its durable session, or its will
+	temps    []string   // temporary queues
 }
 
 // remoteTimeout bounds what a session asks of the leader where its caller sets no time.
@@ -323,5 +325,10 @@ func (rs *remoteSession) publishWill(ctx context.Context, w *Will) error {
 	c := w.call()
 	c.User, c.ClientID, c.Vhost = rs.session.Principal.Name(), rs.session.Principal.ClientID(), rs.session.Vhost
 	_, err := rs.edge.doClosed(ctx, rs, appendJSON([]byte{byte(methodWill)}, c))
+	if ClassOf(err) == Unavailable {
+		rs.edge.mu.Lock()
+		rs.willLeft = true
+		rs.edge.mu.Unlock()
+	}
 	return err
 }

@@ -216,9 +216,7 @@ func (r *Router) Close(ctx context.Context) error {
 	r.stopMu.Lock()
 	r.stop = true
 	r.stopMu.Unlock()
-	for _, s := range r.Sessions() {
-		s.Close()
-	}
+	r.closeSessions()
 	r.cancel()
 	r.group.Wait()
 	if r.edge != nil {
@@ -236,11 +234,18 @@ func (r *Router) Abandon() {
 	for _, b := range r.mailboxes() {
 		b.abandon()
 	}
-	for _, s := range r.Sessions() {
-		s.Close()
-	}
+	r.closeSessions()
 	r.cancel()
 	r.group.Wait()
+}
+
+// closeSessions ends the sessions that are left. Their stored wills stay: of clients that come back to another leader, or that
+// the next start finds gone.
+func (r *Router) closeSessions() {
+	for _, s := range r.Sessions() {
+		s.takeWill()
+		s.Close()
+	}
 }
 
 // abandon has a mailbox store nothing more.

@@ -103,6 +103,12 @@ func (x *shadow) end(ctx context.Context) {
 		return
 	}
 	r := x.session.router
+	if x.durable == nil && x.will != nil { // before Close forgets it
+		if err := x.session.PublishWill(ctx, x.will); err != nil && ctx.Err() == nil {
+			r.log.Warn("the will of a lost node's client could not be published", "error", err)
+		}
+		x.will = nil
+	}
 	x.session.Close()
 	if d := x.durable; d != nil {
 		x.durable = nil
@@ -111,11 +117,6 @@ func (x *shadow) end(ctx context.Context) {
 		if err := d.leaveLost(ctx); err != nil && ctx.Err() == nil {
 			r.log.Warn("the session of a lost node could not be stored", "client_id", d.key.id, "error", err)
 		}
-	} else if x.will != nil {
-		if err := x.session.PublishWill(ctx, x.will); err != nil {
-			r.log.Warn("the will of a lost node's client could not be published", "error", err)
-		}
-		x.will = nil
 	}
 }
 
@@ -168,7 +169,7 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 		}
 		x.durable.Save(r.rest(), func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
 	case methodClose:
-		x.close(w)
+		x.close(r, w)
 	default:
 		x.wait(ctx, q, w)
 	}
@@ -411,9 +412,12 @@ func (x *shadow) leave(ctx context.Context, r envelopeReader) error {
 }
 
 // close ends the session; a durable one's last word, Leave, follows.
-func (x *shadow) close(w *outbox.Batch) {
+func (x *shadow) close(r envelopeReader, w *outbox.Batch) {
 	w.Flush()
 	x.will = nil
+	if r.byte() == 1 {
+		x.session.postponeWill()
+	}
 	x.session.Close()
 	if x.durable == nil {
 		x.link.forget(x)

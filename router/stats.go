@@ -30,7 +30,7 @@ const (
 	DropMaxDelivered = "max_deliveries"  // delivered too often, and no dead-letter queue is set
 	DropNoMember     = "no_member"       // unacknowledged when its member of a shared group left, and no other took it
 	DropDenied       = "delivery_denied" // the subscriber may not read that topic
-	// DropUnpublishable counts scheduled messages that could not be published when they were due.
+	// DropUnpublishable counts scheduled messages and wills that could not be published when they were due.
 	DropUnpublishable = "unpublishable"
 )
 

@@ -34,14 +34,14 @@ const (
 type method byte
 
 const (
-	methodOpen method = iota + 1 // openCall
-	methodClose
-	methodPublish   // envelope
-	methodSubscribe // subscribeCall
-	methodStart     // subscription
-	methodCredit    // subscription, credit
-	methodCancel    // subscription, how many it has not seen, their sequences
-	methodSettle    // subscription, sequence, settlement, delay (ms), cause
+	methodOpen      method = iota + 1 // openCall
+	methodClose                       // whether the leader is to publish the will
+	methodPublish                     // envelope
+	methodSubscribe                   // subscribeCall
+	methodStart                       // subscription
+	methodCredit                      // subscription, credit
+	methodCancel                      // subscription, how many it has not seen, their sequences
+	methodSettle                      // subscription, sequence, settlement, delay (ms), cause
 	methodFlush
 	methodCommit    // number of messages, envelopes, number of settlements, (subscription, sequence)
 	methodUnbind    // name

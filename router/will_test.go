@@ -1,0 +1,283 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+// endings are all ways in which a client's will comes to be published.
+var endings = map[string]struct {
+	delay time.Duration // of the will
+	claim ClaimOptions
+	end   func(t *testing.T, h *harness, s *Session, x *DurableSession, w *Will)
+}{
+	"the connection, and the session with it": {0, ClaimOptions{Clean: true}, func(t *testing.T, _ *harness, s *Session, _ *DurableSession, w *Will) {
+		if err := s.PublishWill(context.Background(), w); err != nil {
+			t.Log(err)
+		}
+		s.Close()
+	}},
+	"the connection, and the session is to end with it": {time.Hour, ClaimOptions{Expiry: time.Hour}, func(t *testing.T, _ *harness, s *Session, x *DurableSession, _ *Will) {
+		leave(t, s, x, 0)
+	}},
+	"the connection, and the session stays": {0, ClaimOptions{Expiry: time.Hour}, func(t *testing.T, _ *harness, s *Session, x *DurableSession, _ *Will) {
+		leave(t, s, x, time.Hour)
+	}},
+	"the delay": {time.Minute, ClaimOptions{Expiry: time.Hour}, func(t *testing.T, _ *harness, s *Session, x *DurableSession, _ *Will) {
+		leave(t, s, x, time.Hour)
+		time.Sleep(time.Minute)
+	}},
+	"the session, by expiry": {time.Hour, ClaimOptions{Expiry: time.Hour}, func(t *testing.T, _ *harness, s *Session, x *DurableSession, _ *Will) {
+		leave(t, s, x, time.Minute)
+		time.Sleep(time.Minute)
+	}},
+	"the session, by a clean start": {time.Hour, ClaimOptions{Expiry: time.Hour}, func(t *testing.T, h *harness, s *Session, x *DurableSession, _ *Will) {
+		leave(t, s, x, time.Hour)
+		for {
+			s := h.client("c")
+			_, _, err := s.Claim(context.Background(), ClaimOptions{Clean: true})
+			s.Close()
+			if err == nil {
+				return
+			}
+			if ClassOf(err) != Unavailable {
+				t.Error(err)
+				return
+			}
+			time.Sleep(retryMs * time.Millisecond)
+		}
+	}},
+}
+
+func leave(t *testing.T, s *Session, x *DurableSession, expiry time.Duration) {
+	s.Close()
+	if err := x.Leave(context.Background(), LeaveOptions{Expiry: expiry, Will: true}); err != nil {
+		t.Log(err)
+	}
+}
+
+// eachEnding runs f for each of them, on a store that f may tamper with before the end.
+func eachEnding(t *testing.T, f func(t *testing.T, h *harness, store *tampered, end func())) {
+	for name, e := range endings {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, store := startTampered(t, nil)
+				s := h.client("c")
+				w := &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("gone")}, Delay: e.delay}
+				o := e.claim
+				o.Will = w
+				x, _ := claim(t, s, o)
+				f(t, h, store, func() { e.end(t, h, s, x, w) })
+			})
+		})
+	}
+}
+
+// Nobody asks again for a will to be published, so the record that it is due is not changed before the will is stored: a crash
+// between loses nothing, and does not store it twice either.
+func TestWillIsStoredBeforeItsRecordIsForgotten(t *testing.T) {
+	for _, written := range []bool{false, true} {
+		t.Run(fmt.Sprint("written=", written), func(t *testing.T) {
+			eachEnding(t, func(t *testing.T, h *harness, store *tampered, end func()) {
+				release := make(chan struct{})
+				store.set(func() {
+					store.append = func(l Log, _ MailboxID, envelope []byte, dedup string, done Done) {
+						if written {
+							l.Append(envelope, dedup, func(st Stored, err error, w *outbox.Batch) {
+								<-release
+								done(st, err, w)
+							})
+							return
+						}
+						go func() { // ends with the test
+							<-release
+							l.Append(envelope, dedup, done)
+						}()
+					}
+				})
+				ended := make(chan struct{})
+				go func() { end(); close(ended) }()
+				for range 100 {
+					time.Sleep(time.Second) // more than the end waits for the store
+					synctest.Wait()
+				}
+				h.crash()
+				close(release)
+				<-ended
+				time.Sleep(2 * time.Hour) // the one whose client did not come back for a clean start waits for its delay
+				synctest.Wait()
+				if n := h.depth("/queue/wills"); n != 1 {
+					t.Errorf("%d wills are stored after the crash, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// A will that the store cannot confirm is tried again.
+func TestWillIsTriedAgain(t *testing.T) {
+	eachEnding(t, func(t *testing.T, h *harness, store *tampered, end func()) {
+		tried := 0
+		store.set(func() {
+			store.append = func(l Log, _ MailboxID, envelope []byte, dedup string, done Done) {
+				if tried++; tried <= 3 {
+					answer(done, Stored{}, errBroken)
+					return
+				}
+				l.Append(envelope, dedup, done)
+			}
+		})
+		end()
+		time.Sleep(10 * retryMs * time.Millisecond)
+		synctest.Wait()
+		if n := h.depth("/queue/wills"); n != 1 || tried != 4 {
+			t.Errorf("%d wills are stored after %d tries, want 1 after 4", n, tried)
+		}
+		if n := len(h.Stats.Dropped()); n != 0 {
+			t.Errorf("dropped: %v", h.Stats.Dropped())
+		}
+	})
+}
+
+// A will that its queue refuses is dropped as a publish is refused, and counted.
+func TestWillThatIsRefusedIsCounted(t *testing.T) {
+	eachEnding(t, func(t *testing.T, h *harness, store *tampered, end func()) {
+		store.set(func() {
+			store.append = func(_ Log, _ MailboxID, _ []byte, _ string, done Done) {
+				answer(done, Stored{}, &Error{Op: "store", Class: Full, Text: "full for the test"})
+			}
+		})
+		end()
+		time.Sleep(10 * retryMs * time.Millisecond)
+		synctest.Wait()
+		if n := h.Stats.Dropped()[DropUnpublishable]; n != 1 {
+			t.Errorf("%d are counted, want 1", n)
+		}
+	})
+}
+
+// lastWill is a client's will, of which the cluster tests count how often it is published.
+func lastWill(t *testing.T) *Will {
+	return &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("gone")}}
+}
+
+// willsOf returns how many wills the present leader has stored.
+func (c *testCluster) willsOf() int {
+	info, err := c.core.QueueInfo(anyone, dest(c.t, "/queue/wills"))
+	if err != nil {
+		return 0
+	}
+	return info.Depth
+}
+
+func (c *testCluster) expectWills(want int) {
+	c.t.Helper()
+	time.Sleep(2 * gatherWills) // of the test's clock
+	synctest.Wait()
+	if got := c.willsOf(); got != want {
+		c.t.Errorf("%d wills are published, want %d", got, want)
+	}
+}
+
+func (c *testCluster) storedSessions() (n int) {
+	c.t.Helper()
+	if err := c.core.store.Values(context.Background(), ValueSession, func(string, []byte) error { n++; return nil }); err != nil {
+		c.t.Fatal(err)
+	}
+	return n
+}
+
+// The will of a client without a session that lasts, and the leader of the cluster is lost: what becomes of the client meanwhile,
+// or of its node, decides whether it is published, and that is once.
+func TestClusterWillOutlivesTheLeader(t *testing.T) {
+	for _, x := range []struct {
+		name    string
+		before  func(c *testCluster, s *Session, w *Will) // the leader is lost
+		between func(c *testCluster, s *Session, w *Will) // while there is none
+		after   func(c *testCluster, s *Session, w *Will) // with another one
+		wills   int
+		left    int // records
+	}{
+		{name: "it stays connected", left: 1},
+		{name: "it is lost later", wills: 1, after: lose},
+		{name: "it parts later", after: part},
+		{name: "it is lost meanwhile", wills: 1, between: lose},
+		{name: "its node is lost meanwhile", wills: 1, between: func(c *testCluster, _ *Session, _ *Will) { c.wires.setCut("n0", true) }},
+		{name: "its node is lost before", wills: 1, before: func(c *testCluster, _ *Session, _ *Will) { c.wires.setCut("n0", true) }},
+		{name: "its node is lost later", wills: 1, after: func(c *testCluster, _ *Session, _ *Will) { c.wires.setCut("n0", true) }},
+	} {
+		for _, graceful := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, graceful=%v", x.name, graceful), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := startCluster(t, 2, nil)
+					s := c.edges[0].client("dev")
+					w := lastWill(t)
+					claim(t, s, ClaimOptions{Clean: true, Will: w})
+					step := func(f func(*testCluster, *Session, *Will)) {
+						if f != nil {
+							f(c, s, w)
+						}
+					}
+					step(x.before)
+					if graceful {
+						c.stepDown()
+					} else {
+						c.crash()
+					}
+					step(x.between)
+					c.succeed()
+					step(x.after)
+					c.expectWills(x.wills)
+					if n := c.storedSessions(); n != x.left {
+						t.Errorf("%d records are stored, want %d", n, x.left)
+					}
+				})
+			})
+		}
+	}
+}
+
+// lose ends a connection as a front-end does where the client broke it, part where it said goodbye.
+func lose(c *testCluster, s *Session, w *Will) {
+	if err := s.PublishWill(context.Background(), w); err != nil {
+		c.t.Log(err)
+	}
+	s.Close()
+}
+
+func part(_ *testCluster, s *Session, _ *Will) { s.Close() }
+
+// A node is lost, and the leader with it while it publishes the wills of that node's clients.
+func TestClusterWillOfALostNodeOutlivesTheLeader(t *testing.T) {
+	for _, expiry := range []time.Duration{0, time.Hour} {
+		t.Run(fmt.Sprint("expiry=", expiry), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var store *tampered
+				c := startCluster(t, 2, func(o *Options) {
+					store = &tampered{MemoryStore: o.Store.(*MemoryStore)}
+					o.Store = store
+				})
+				claim(t, c.edges[0].client("dev"), ClaimOptions{Clean: expiry == 0, Expiry: expiry, Will: lastWill(t)})
+				began := false
+				store.set(func() {
+					store.append = func(Log, MailboxID, []byte, string, Done) { began = true } // and is never heard of again
+				})
+				c.wires.setCut("n0", true)
+				time.Sleep(leaderPatience + 2*beatEvery)
+				synctest.Wait()
+				if !began {
+					t.Fatal("the leader did not publish the will")
+				}
+				c.crash()
+				store.set(func() { store.append = nil })
+				c.succeed()
+				c.expectWills(1)
+			})
+		})
+	}
+}
