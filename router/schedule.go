@@ -72,7 +72,11 @@ func (m *Message) Later(s Schedule) (*Message, error) {
 	if m.To.Temporary() {
 		return nil, &Error{Op: "publish", Class: Invalid, Text: "a temporary queue may be gone by then: nothing is scheduled for it"}
 	}
-	j := job{to: m.To, Schedule: s, dueMs: time.Now().Add(s.Delay).UnixMilli()}
+	now := time.Now()
+	j := job{to: m.To, Schedule: s, dueMs: now.Add(s.Delay).UnixMilli()}
+	if m.ExpiresUnixMs > 0 { // not counted from the message's timestamp, which may be the publisher's
+		j.lifeMs = max(m.ExpiresUnixMs-now.UnixMilli(), 1)
+	}
 	if s.Cron != "" {
 		j.dueMs = nextOfCron(s.Cron)
 	}
@@ -91,10 +95,11 @@ func nextOfCron(line string) int64 {
 // job is what the queue of scheduled messages knows of one of them.
 type job struct {
 	Schedule
-	to    Address
-	id    string // of the message that asked for it; "" in that message itself
-	n     int    // publications so far
-	dueMs int64
+	to     Address
+	id     string // of the message that asked for it; "" in that message itself
+	n      int    // publications so far
+	dueMs  int64
+	lifeMs int64 // from its publication to its expiry; 0: it does not expire
 }
 
 // wrap returns the message that stands for the job in the queue of scheduled ones.
@@ -109,6 +114,7 @@ func (j job) wrap(m *Message) *Message {
 	set("delay", j.Delay.Milliseconds())
 	set("period", j.Period.Milliseconds())
 	set("repeat", int64(j.Repeat))
+	set("life", j.lifeMs)
 	if j.Cron != "" {
 		v.Set("cron", j.Cron)
 	}
@@ -139,6 +145,7 @@ func jobOf(m *Message) (j job, err error) {
 		return n
 	}
 	j.dueMs, j.n, j.Repeat, j.Cron, j.id = get("due"), int(get("n")), int(get("repeat")), v.Get("cron"), v.Get("id")
+	j.lifeMs = get("life")
 	j.Delay, j.Period = time.Duration(get("delay"))*time.Millisecond, time.Duration(get("period"))*time.Millisecond
 	if err == nil && j.dueMs <= 0 {
 		err = fmt.Errorf("it is never due")
@@ -185,9 +192,10 @@ func (j job) published(m *Message, nowMs int64) *Message {
 		c.unset(headerSchedule)
 		c.set(HeaderScheduledJob, j.id)
 		if m.ExpiresUnixMs > 0 {
-			c.ExpiresUnixMs = nowMs + max(m.ExpiresUnixMs-m.TimestampMs, 1)
+			c.ExpiresUnixMs = nowMs + j.lifeMs
 		}
 		c.TimestampMs = nowMs
+		c.Flags &^= FlagTimed
 	})
 }
 

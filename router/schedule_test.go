@@ -42,7 +42,8 @@ func TestAScheduledMessageIsPublishedWhenItIsDue(t *testing.T) {
 		s := h.session()
 		_, in := consume(t, s, "/queue/a", 10)
 		expires := time.Now().Add(time.Minute)
-		m := &Message{To: dest(t, "/queue/a"), Body: []byte("x"), Headers: []Header{{"k", "v"}}, Priority: 7, ExpiresUnixMs: expires.UnixMilli()}
+		m := &Message{To: dest(t, "/queue/a"), Body: []byte("x"), Headers: []Header{{"k", "v"}}, Priority: 7, ExpiresUnixMs: expires.UnixMilli(),
+			TimestampMs: 5, Flags: FlagTimed} // a time that its sender chose
 		m, err := m.Later(Schedule{Delay: time.Hour})
 		if err != nil {
 			t.Fatal(err)
@@ -59,6 +60,9 @@ func TestAScheduledMessageIsPublishedWhenItIsDue(t *testing.T) {
 		job, _ := got.Header(HeaderScheduledJob)
 		if v, _ := got.Header("k"); v != "v" || got.Priority != 7 || job == "" || got.To != dest(t, "/queue/a") {
 			t.Errorf("message %+v", got)
+		}
+		if time.Since(time.UnixMilli(got.TimestampMs)) > time.Second || got.Has(FlagTimed) {
+			t.Errorf("it says that it was published at %d", got.TimestampMs)
 		}
 		if _, inside := got.Header(headerSchedule); inside {
 			t.Error("the schedule is shown to consumers")
@@ -387,7 +391,7 @@ func TestALongScheduleDoesNotHoldUpTheAccount(t *testing.T) {
 }
 
 func TestASchedulesHeaderIsReadBack(t *testing.T) {
-	j := job{Schedule: Schedule{Delay: time.Second, Period: time.Minute, Repeat: -1, Cron: "*/5 * * * *"}, to: dest(t, "/topic/a/b&c=%20"), id: "x-1", n: 7, dueMs: 123}
+	j := job{Schedule: Schedule{Delay: time.Second, Period: time.Minute, Repeat: -1, Cron: "*/5 * * * *"}, to: dest(t, "/topic/a/b&c=%20"), id: "x-1", n: 7, dueMs: 123, lifeMs: 456}
 	got, err := jobOf(j.wrap(&Message{}))
 	if err != nil || got != j {
 		t.Errorf("got %+v, %v, want %+v", got, err, j)
