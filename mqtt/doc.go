@@ -141,7 +141,7 @@
 //	MQTT-3.3.2-2   without wildcards                            mqtt/publish.go        TestMalformedPackets
 //	MQTT-3.3.2-3   and matches the filter                       router/match.go        TestTopicMatching
 //	MQTT-3.3.2-4   payload format travels                       mqtt/encode.go         TestPropertiesTravel
-//	MQTT-3.3.2-5   expired messages are not sent                mqtt/feed.go           TestMessageExpiry
+//	MQTT-3.3.2-5   expired messages are not sent                router/session.go      TestMessageExpiry
 //	MQTT-3.3.2-6   the rest of the interval                     mqtt/window.go         TestMessageExpiry
 //	MQTT-3.3.2-7   aliases end with the connection              mqtt/window.go         TestR5StoredMessagesKeepTheirTopic
 //	MQTT-3.3.2-8   alias 0                                      mqtt/packet.go         TestMalformedPackets

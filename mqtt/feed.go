@@ -3,7 +3,6 @@ package mqtt
 import (
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/mqgate/mqgate/router"
 	"github.com/mqgate/mqgate/router/outbox"
@@ -51,10 +50,6 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 	c, o := fd.conn, fd.opt.Load()
 	if o.shared && m.ExpiresUnixMs == 0 && min(o.qos, qosOf(m)) == 0 { // [MQTT-4.3.1-1]
 		return fd.share(m, o, w)
-	}
-	if m.ExpiresUnixMs > 0 && m.Expired(time.Now().UnixMilli()) { // [MQTT-3.3.2-5]
-		c.server.opt.Router.Stats.Drop(router.DropExpired, 1)
-		return true
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

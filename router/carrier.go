@@ -2,6 +2,7 @@ package router
 
 import (
 	"sync"
+	"time"
 
 	"github.com/mqgate/mqgate/router/outbox"
 )
@@ -74,9 +75,12 @@ func (l *live) arrived(g *liveGroup, m *Message, w *outbox.Batch) {
 	l.mu.Lock()
 	subs := g.subs
 	l.mu.Unlock()
+	expired := m.ExpiresUnixMs > 0 && m.Expired(time.Now().UnixMilli()) // on its way here
 	for _, s := range subs {
 		switch {
 		case !s.selects(m), s.noLocal && s.session.ID == m.Origin:
+		case expired:
+			l.router.Stats.Drop(DropExpired, 1)
 		case s.share == nil && l.router.auth.Authorize(s.session.Principal, ActionRead, m.To) != nil:
 			l.router.Stats.Drop(DropDenied, 1)
 		case s.receiver.Live(m, w):

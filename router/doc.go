@@ -46,9 +46,9 @@
 //	ContentType     content-type      Content Type              contentType
 //	ReplyTo         reply-to          Response Topic            replyTo
 //	CorrelationID   correlation-id    Correlation Data          correlationId
-//	ExpiresUnixMs   expires           Message Expiry Interval   expires
+//	ExpiresUnixMs   expires           Message Expiry Interval   expiresMs
 //	Priority        priority          user property "priority"  priority
 //	Persistent      persistent        QoS > 0                   persistent
-//	TimestampMs     timestamp         user property "timestamp" timestamp
+//	TimestampMs     timestamp         user property "timestamp" timeMs
 //	Headers         other headers     User Property             headers
 package router

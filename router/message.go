@@ -49,7 +49,7 @@ const (
 	FlagUTF8
 	// FlagExactlyOnce: the publisher used MQTT QoS 2; persistent as well.
 	FlagExactlyOnce
-	// FlagTimed: TimestampMs is what an MQTT publisher said, in a user property.
+	// FlagTimed: TimestampMs is what the publisher said (told on to MQTT clients).
 	FlagTimed
 	// FlagKept: a copy of a retained message that was stored in an inbox since its subscription began.
 	FlagKept

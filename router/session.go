@@ -163,19 +163,24 @@ func (s *Session) deliverLive(r *route, m *Message, w *outbox.Batch) {
 	if c := s.router.opt.Carrier; c != nil && m.To.kind == KindTopic {
 		c.Carry(m)
 	}
-	delivered, dropped := 0, 0
+	delivered, dropped, late := 0, 0, 0
+	expired := m.ExpiresUnixMs > 0 && m.Expired(time.Now().UnixMilli()) // [MQTT-3.3.2-5]
 	for _, sub := range r.live {
-		if sub.noLocal && sub.session == s || !sub.selects(m) { // [MQTT-3.8.3-3]
-			continue
-		}
-		if sub.receiver.Live(m, w) {
+		switch {
+		case sub.noLocal && sub.session == s || !sub.selects(m): // [MQTT-3.8.3-3]
+		case expired:
+			late++
+		case sub.receiver.Live(m, w):
 			delivered++
-		} else {
+		default:
 			dropped++
 		}
 	}
 	if delivered > 0 {
 		s.router.Stats.Delivered.Add(uint64(delivered))
+	}
+	if late > 0 {
+		s.router.Stats.Drop(DropExpired, late)
 	}
 	if dropped > 0 {
 		s.router.Stats.Drop(DropSlowConsumer, dropped)

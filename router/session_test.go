@@ -209,6 +209,29 @@ func TestSlowLiveSubscribersAreCounted(t *testing.T) {
 	}
 }
 
+// TestExpiredLiveMessagesReachNobody, on the publisher's node and on another.
+func TestExpiredLiveMessagesReachNobody(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	var ins []*inbox
+	for _, e := range c.edges {
+		_, in := consume(t, e.session(), "/topic/a", 1)
+		ins = append(ins, in)
+	}
+	s := c.edges[0].session()
+	if err := publish(t, s, &Message{To: dest(t, "/topic/a"), Body: []byte("late"), ExpiresUnixMs: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t, s, &Message{To: dest(t, "/topic/a"), Body: []byte("in time"), ExpiresUnixMs: 1 << 50}); err != nil {
+		t.Fatal(err)
+	}
+	for i, in := range ins {
+		in.wait(t, "in time")
+		if n := c.edges[i].Stats.Dropped()[DropExpired]; n != 1 {
+			t.Errorf("node %d counts %d expired", i, n)
+		}
+	}
+}
+
 func TestTheSameClientAgainTakesOver(t *testing.T) {
 	h := start(t, nil)
 	var kicked []error

@@ -186,6 +186,8 @@ func TestTemporaryTopic(t *testing.T) {
 	if m := asker.want(frame.MESSAGE); m.header("destination") != "/temp-topic/replies" {
 		t.Errorf("headers %v", m.headers)
 	}
+	asker.frame("SEND", "self", "destination:temp-topic://replies") // ActiveMQ's other spelling
+	asker.message("self")
 }
 
 // TestReplyQueue is RabbitMQ's form: reply-to subscribes by itself.

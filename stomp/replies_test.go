@@ -132,6 +132,11 @@ func TestFullQueueAndRecovery(t *testing.T) {
 	}
 	c.frame("SEND", "", "destination:/queue/f") // without a receipt, too
 	c.fails("queue f is full")
+	c.frame("SEND", "", "destination:/queue/g,/queue/f", "receipt:r")
+	if e := c.fails("queue f is full"); e.header("receipt-id") != "r" {
+		t.Errorf("ERROR %v", e.headers)
+	}
+	fx.depth(t, "g", 0, 0) // all or none
 	w := fx.login(t, ActiveMQ, frame.V12)
 	w.do("SUBSCRIBE", "id:1", "destination:/queue/f", "ack:client")
 	w.frame("ACK", "", "id:"+w.want(frame.MESSAGE).header("ack"), "receipt:a") // the next one may overtake the receipt

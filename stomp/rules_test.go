@@ -164,9 +164,11 @@ func TestRule04AckWithAllHeadersOfMessage(t *testing.T) {
 			fx := start(t)
 			sender, c := fx.login(t, ActiveMQ, v), fx.login(t, ActiveMQ, v)
 			c.do("SUBSCRIBE", "id:s", "destination:/queue/four", "ack:client")
-			sender.frame("SEND", "x", "destination:/queue/four", "receipt:r", "id:42", "login:me", "passcode:secret", "content-length:1",
+			sender.do("BEGIN", "transaction:t")
+			sender.frame("SEND", "x", "destination:/queue/four", "receipt:r", "transaction:t", "id:42", "login:me", "passcode:secret", "content-length:1",
 				"redelivered:true", "subscription:fake", "message-id:fake", "ack:fake", "k:v")
 			sender.want(frame.RECEIPT)
+			sender.do("COMMIT", "transaction:t")
 			m := c.message("x")
 			for _, name := range []string{"receipt", "transaction", "login", "passcode", "redelivered"} {
 				if v, ok := m.get(name); ok {
@@ -305,6 +307,11 @@ func TestRule09ErrorsKeepTheConnection(t *testing.T) {
 		{"ack unknown", "ACK\nid:1-2-3-4\nreceipt:e\n\n", "Unexpected ACK"},
 		{"nack bad requeue", "NACK\nid:1-2-3-4\nrequeue:perhaps\nreceipt:e\n\n", "requeue"},
 		{"nack bad delay", "NACK\nid:1-2-3-4\ndelay:-1\nreceipt:e\n\n", "delay"},
+		{"nack delay without number", "NACK\nid:1-2-3-4\ndelay:soon\nreceipt:e\n\n", "delay"},
+		{"nack delayed dead letter", "NACK\nid:1-2-3-4\nrequeue:false\ndelay:5\nreceipt:e\n\n", "only when it is requeued"},
+		{"ack in unknown transaction", "ACK\nid:1-2-3-4\ntransaction:t9\nreceipt:e\n\n", "has not begun"},
+		{"commit without id", "COMMIT\nreceipt:e\n\n", "no transaction header"},
+		{"abort without id", "ABORT\nreceipt:e\n\n", "no transaction header"},
 		{"begin without id", "BEGIN\nreceipt:e\n\n", "no transaction header"},
 		{"commit unknown", "COMMIT\ntransaction:t9\nreceipt:e\n\n", "has not begun"},
 		{"abort unknown", "ABORT\ntransaction:t9\nreceipt:e\n\n", "has not begun"},

@@ -246,7 +246,9 @@ func (b *builder) header(name, value []byte) (err error) {
 		m.ExpiresUnixMs = max(n, 0)
 		return err
 	case "timestamp":
-		m.TimestampMs, err = number(name, value)
+		if m.TimestampMs, err = number(name, value); m.TimestampMs > 0 {
+			m.Flags |= router.FlagTimed
+		}
 	default:
 		return b.userHeader(name, value)
 	}

@@ -47,11 +47,14 @@ func TestTransactionAbort(t *testing.T) {
 	c.do("ACK", "id:"+ms[0].header("ack"), "transaction:t")
 	c.frame("ACK", "", "id:"+ms[0].header("ack"))
 	c.fails("acknowledged in transaction")
+	c.do("NACK", "id:"+ms[1].header("ack"), "transaction:t")
 	c.do("ABORT", "transaction:t")
 	c.nothing() // no redelivery: the client has the message
 	fx.depth(t, "a", 2, 2)
 	c.do("ACK", "id:"+ms[0].header("ack")) // and may acknowledge it again
 	fx.depth(t, "a", 1, 1)
+	c.do("ACK", "id:"+ms[1].header("ack")) // as well as the one that was to be refused
+	fx.depth(t, "a", 0, 0)
 	c.do("SEND", "destination:/queue/b")
 	fx.depth(t, "b", 1, 0)
 }
