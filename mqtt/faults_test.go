@@ -173,10 +173,11 @@ func TestClientsThatLeaveAtOnceLeaveNothing(t *testing.T) {
 		}
 		c.conn.Close()
 	}
-	fx.waitConnections(0)
+	fx.login(v5, "last").barrier() // so all before it were accepted
+	fx.waitConnections(1)
 	eventually(t, func() error {
-		if n := len(fx.router.Sessions()); n != 0 {
-			return fmt.Errorf("%d sessions are left", n)
+		if n := len(fx.router.Sessions()); n != 1 {
+			return fmt.Errorf("%d sessions are there, want 1", n)
 		}
 		return nil
 	})
