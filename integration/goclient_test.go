@@ -1,12 +1,9 @@
 package integration
 
 import (
-	"bufio"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"time"
 
@@ -16,33 +13,8 @@ import (
 	"github.com/mqgate/mqgate/integration/harness"
 )
 
-// goClient is the client program on go-stomp (STOMP 1.2). It reads requests as
-// JSON lines and answers each with one.
-func goClient() {
-	c := &gostomp{}
-	in := bufio.NewReader(os.Stdin)
-	for {
-		line, err := in.ReadBytes('\n')
-		if err != nil {
-			return
-		}
-		var r harness.Request
-		var reply harness.Reply
-		if err = json.Unmarshal(line, &r); err == nil {
-			reply, err = c.perform(r)
-		}
-		if err != nil {
-			reply = harness.Reply{Error: err.Error()}
-		}
-		reply.OK = err == nil
-		text, err := json.Marshal(reply)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		fmt.Printf("%s\n", text)
-	}
-}
+// goClient is the client program on go-stomp (STOMP 1.2).
+func goClient() { harness.Serve((&gostomp{}).perform) }
 
 // gostomp is one connection. All its subscriptions feed one channel.
 type gostomp struct {
@@ -76,7 +48,7 @@ func (c *gostomp) connect(r harness.Request) error {
 	return err
 }
 
-func (c *gostomp) perform(r harness.Request) (reply harness.Reply, err error) {
+func (c *gostomp) perform(r harness.Request, reply *harness.Reply) (err error) {
 	switch r.Op {
 	case "connect":
 		err = c.connect(r)
@@ -88,7 +60,7 @@ func (c *gostomp) perform(r harness.Request) (reply harness.Reply, err error) {
 		err = c.subs[r.ID].Unsubscribe(options(r)...)
 		delete(c.subs, r.ID)
 	case "receive":
-		return c.receive(r)
+		return c.receive(r, reply)
 	case "ack", "nack":
 		err = c.settle(r)
 	case "begin":
@@ -102,7 +74,7 @@ func (c *gostomp) perform(r harness.Request) (reply harness.Reply, err error) {
 	default:
 		err = fmt.Errorf("unknown request %q", r.Op)
 	}
-	return reply, err
+	return err
 }
 
 func options(r harness.Request) []func(*frame.Frame) error {
@@ -166,22 +138,22 @@ func (c *gostomp) barrier() error {
 	return tx.CommitWithReceipt()
 }
 
-func (c *gostomp) receive(r harness.Request) (harness.Reply, error) {
+func (c *gostomp) receive(r harness.Request, reply *harness.Reply) error {
 	select {
 	case m := <-c.messages:
 		if m.Err != nil {
-			return harness.Reply{}, m.Err
+			return m.Err
 		}
-		reply := harness.Reply{Headers: map[string]string{}, Body: base64.StdEncoding.EncodeToString(m.Body)}
+		reply.Headers, reply.Body = map[string]string{}, base64.StdEncoding.EncodeToString(m.Body)
 		for i := range m.Header.Len() {
 			name, value := m.Header.GetAt(i)
 			reply.Headers[name] = value
 		}
 		c.held[reply.Headers["message-id"]] = m
-		return reply, nil
 	case <-time.After(time.Duration(r.TimeoutMs) * time.Millisecond):
-		return harness.Reply{None: true}, nil
+		reply.None = true
 	}
+	return nil
 }
 
 func (c *gostomp) settle(r harness.Request) (err error) {

@@ -1,13 +1,10 @@
 package integration
 
 import (
-	"bufio"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"time"
 
@@ -17,33 +14,8 @@ import (
 	"github.com/mqgate/mqgate/integration/harness"
 )
 
-// pahoClient is the client program on paho.golang (MQTT 5). It reads requests as JSON
-// lines and answers each with one.
-func pahoClient() {
-	c := &pahogo{session: state.NewInMemory()}
-	in := bufio.NewReader(os.Stdin)
-	for {
-		line, err := in.ReadBytes('\n')
-		if err != nil {
-			return
-		}
-		var r harness.MQTTRequest
-		var reply harness.MQTTReply
-		if err = json.Unmarshal(line, &r); err == nil {
-			err = c.perform(r, &reply)
-		}
-		if err != nil {
-			reply.Error = err.Error()
-		}
-		reply.OK = err == nil
-		text, err := json.Marshal(reply)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		fmt.Printf("%s\n", text)
-	}
-}
+// pahoClient is the client program on paho.golang (MQTT 5).
+func pahoClient() { harness.Serve((&pahogo{session: state.NewInMemory()}).perform) }
 
 type pahogo struct {
 	client   *paho.Client

@@ -36,8 +36,7 @@ type Request struct {
 
 // Reply is the client program's answer: one JSON line on its standard output.
 type Reply struct {
-	OK      bool              `json:"ok"`
-	Error   string            `json:"error"`
+	Outcome
 	None    bool              `json:"none"` // receive: nothing came in time
 	Body    string            `json:"body"`
 	Headers map[string]string `json:"headers"`
@@ -64,7 +63,7 @@ const SkipVariable = "MQGATE_TEST_SKIP_CLIENTS"
 var (
 	PHP = Language{Name: "php", Command: []string{"php", script("client.php")}, Package: "php-cli and php-stomp",
 		Probe: []string{"php", "-r", `exit(extension_loaded("stomp") ? 0 : 1);`}}
-	Python = Language{Name: "python", Command: []string{"/usr/bin/python3", script("client.py")}, Package: "python3-stomp",
+	Python = Language{Name: "python", Command: []string{"/usr/bin/python3", "-B", script("client.py")}, Package: "python3-stomp",
 		Probe: []string{"/usr/bin/python3", "-c", "import stomp"}}
 	Ruby = Language{Name: "ruby", Command: []string{"ruby", script("client.rb")}, Package: "ruby-stomp",
 		Probe: []string{"ruby", "-e", `require "stomp"`}}

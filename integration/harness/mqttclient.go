@@ -57,16 +57,15 @@ func (m *MQTTMessage) Payload() []byte {
 
 // MQTTReply is the program's answer.
 type MQTTReply struct {
-	OK      bool   `json:"ok"`
-	Error   string `json:"error"`
-	None    bool   `json:"none"`
-	Present bool   `json:"present"` // connect: there was a session
+	Outcome
+	None    bool `json:"none"`
+	Present bool `json:"present"` // connect: there was a session
 	MQTTMessage
 }
 
 // PahoPython, MQTTJS and PahoGo are the MQTT client programs.
 var (
-	PahoPython = Language{Name: "paho python", Command: []string{"/usr/bin/python3", script("mqtt.py")}, Package: "python3-paho-mqtt",
+	PahoPython = Language{Name: "paho python", Command: []string{"/usr/bin/python3", "-B", script("mqtt.py")}, Package: "python3-paho-mqtt",
 		Probe: []string{"/usr/bin/python3", "-c", "import paho.mqtt.client"}}
 	MQTTJS = Language{Name: "mqtt.js", Command: []string{"node", filepath.Join(NodeDir(), "mqtt.mjs")}, Package: "nodejs",
 		Probe: []string{"node", "--version"}}
