@@ -309,10 +309,19 @@ func (c *conn) takeNoMore() {
 	c.mu.Unlock()
 }
 
-// stop has the reader end soon, and tell the client. It never blocks; the first cause counts.
-func (c *conn) stop(cause error) {
-	if c.ending.CompareAndSwap(nil, &cause) {
+// stop has the reader end soon, and tell the client. It never blocks; the first cause counts, and stop reports whether this is it.
+func (c *conn) stop(cause error) bool {
+	first := c.ending.CompareAndSwap(nil, &cause)
+	if first {
 		_ = c.socket.SetReadDeadline(time.Unix(1, 0)) // a closed socket has ended the reader already
+	}
+	return first
+}
+
+// slow stops a client that does not read, and counts it.
+func (c *conn) slow(cause error) {
+	if c.stop(cause) {
+		c.server.Stats.SlowClosed.Add(1)
 	}
 }
 
@@ -341,8 +350,8 @@ func (c *conn) fail(cause error) {
 // Failed is the outbox's report that nothing more can be written.
 func (c *conn) Failed(cause error) {
 	if errors.Is(cause, outbox.ErrSlow) || errors.Is(cause, os.ErrDeadlineExceeded) {
-		c.server.Stats.SlowClosed.Add(1)
 		cause = fmt.Errorf("%w (%w)", errSlow, cause)
+		c.slow(cause)
 	}
 	c.fail(cause)
 }

@@ -99,8 +99,7 @@ func (fd *feed) overrun() bool {
 		return true // not slow, but leaving
 	}
 	if c.server.opt.DisconnectSlow {
-		c.server.Stats.SlowClosed.Add(1)
-		c.stop(errSlow)
+		c.slow(errSlow)
 	}
 	return false
 }

@@ -225,10 +225,19 @@ func (c *client) tick(nowMs int64) {
 	}
 }
 
-// stop has the reader end soon, and tell the client. The first cause counts.
-func (c *client) stop(cause error) {
-	if c.ending.CompareAndSwap(nil, &cause) {
+// stop has the reader end soon, and tell the client. The first cause counts; stop reports whether this is it.
+func (c *client) stop(cause error) bool {
+	first := c.ending.CompareAndSwap(nil, &cause)
+	if first {
 		_ = c.socket.SetReadDeadline(time.Unix(1, 0)) // a closed socket has ended the reader already
+	}
+	return first
+}
+
+// slow stops a client that does not read, and counts it.
+func (c *client) slow(cause error) {
+	if c.stop(cause) {
+		c.server.Stats.SlowClosed.Add(1)
 	}
 }
 
@@ -264,7 +273,7 @@ func (c *client) fail(cause error) {
 // Failed is the outbox's report that nothing more can be written.
 func (c *client) Failed(cause error) {
 	if errors.Is(cause, outbox.ErrSlow) || errors.Is(cause, os.ErrDeadlineExceeded) {
-		c.server.Stats.SlowClosed.Add(1)
+		c.slow(cause)
 	}
 	c.fail(cause)
 }

@@ -214,8 +214,7 @@ func (f *feed) Live(m *router.Message, w *outbox.Batch) bool {
 		return true
 	}
 	if !f.server.opt.DropSlow {
-		f.server.Stats.SlowClosed.Add(1)
-		f.end()
+		f.slow()
 	}
 	return false
 }
@@ -280,6 +279,14 @@ func lineBuild(slash bool) func(*router.Message) []byte {
 	}
 }
 
+// slow ends the stream of a client that does not read, and counts it.
+func (f *feed) slow() {
+	f.once.Do(func() {
+		f.server.Stats.SlowClosed.Add(1)
+		close(f.over)
+	})
+}
+
 func (f *feed) end() { f.once.Do(func() { close(f.over) }) }
 
 func (f *feed) ended() bool {
@@ -320,7 +327,7 @@ func (f *feed) Drained() {
 // Failed ends the stream.
 func (f *feed) Failed(cause error) {
 	if errors.Is(cause, outbox.ErrSlow) || errors.Is(cause, os.ErrDeadlineExceeded) {
-		f.server.Stats.SlowClosed.Add(1)
+		f.slow()
 	}
 	f.end()
 }

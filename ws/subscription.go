@@ -207,8 +207,7 @@ func (s *subscription) Live(m *router.Message, w *outbox.Batch) bool {
 		return true // not slow, but leaving
 	}
 	if !c.server.opt.DropSlow {
-		c.server.Stats.SlowClosed.Add(1)
-		c.stop(errSlow)
+		c.slow(errSlow)
 	}
 	return false
 }

@@ -2,7 +2,6 @@ package ws
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"testing"
@@ -63,9 +62,8 @@ func TestFramesStayWholeWhenTheSocketIsFull(t *testing.T) {
 	var got bytes.Buffer
 	for n := 0; got.Len() < want.Len(); n++ {
 		if n%3 == 0 {
-			if err := c.WriteControl(websocket.PingMessage, []byte("p"), time.Now().Add(20*time.Second)); err != nil && !errors.Is(err, websocket.ErrCloseSent) {
-				t.Fatal(err)
-			}
+			// The server may have written all and closed: what it wrote is still to be read, and that reading fails if it was less.
+			_ = c.WriteControl(websocket.PingMessage, []byte("p"), time.Now().Add(20*time.Second))
 		}
 		if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 			t.Fatal(err)
