@@ -5,6 +5,7 @@ import { conversation, tabs } from './rooms.mjs';
 import { devices, moderation } from './others.mjs';
 import { restart, unsent } from './restart.mjs';
 import { keyboard, narrow } from './hands.mjs';
+import { eyes } from './eyes.mjs';
 
 const evil = '<img src=x onerror=1>';
 try {
@@ -12,7 +13,7 @@ try {
     visitor('Ann', wide), visitor('Bob', { ...wide, colorScheme: 'dark' }), visitor(evil, phone),
   ]);
   const cast = { ann, bob, eve, evil, all: [ann, bob, eve] };
-  for (const scene of [conversation, tabs, devices, moderation, restart, unsent, narrow, keyboard]) {
+  for (const scene of [conversation, tabs, devices, moderation, restart, unsent, narrow, keyboard, eyes]) {
     const began = Date.now();
     await scene(cast);
     assert.deepEqual(problems, [], scene.name);

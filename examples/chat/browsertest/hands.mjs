@@ -61,12 +61,13 @@ export async function keyboard({ ann, bob }) {
   await until('it is sent', async () => (await count(ann, 'two\nlines')) === 1);
   assert.equal(await page.inputValue('#text'), '');
 
-  // One round with Tab: each stop can be seen, and the messages are one of them.
+  // One round with Tab: each stop can be seen, and the messages are one of them, the newest first.
   const stops = [];
   for (let i = 0; i < 30; i++) {
     const f = await press('Tab');
     if (f.at === 'BODY' || f.at === 'HTML') continue; // the browser's own bar
     assert.ok(f.ring, `the focus is seen on ${f.at}`);
+    if (f.at === 'msg') assert.match(f.name, /: two\nlines$/);
     stops.push(f.at);
     if (f.at === 'text') break;
   }

@@ -1,6 +1,7 @@
 // What the scenes share: three browsers, the clients of other protocols, and looking instead of sleeping.
 import { spawn, execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import axe from 'axe-core';
 import { chromium } from 'playwright-core';
 
 const env = process.env;
@@ -73,6 +74,13 @@ export const everyone = async (all, f) => (await Promise.all(all.map(f))).every(
 const pages = () => browsers.flatMap((b) => b.contexts()).flatMap((c) => c.pages());
 /** A picture for people, where they asked for it. */
 export const shot = async (page, name) => { if (env.SCREENSHOTS) await page.screenshot({ path: `${env.SCREENSHOTS}/${name}.png` }); };
+
+const rules = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+/** What axe finds that keeps people out who see, hear or move differently; none of it is allowed. */
+export async function barriers(page) {
+  await page.evaluate(axe.source);
+  return page.evaluate(async (runOnly) => (await globalThis.axe.run({ runOnly })).violations.map((v) => `${v.id} at ${v.nodes.map((n) => n.target)}`), rules);
+}
 
 /** Runs a program to its end; resolves to {stdout, stderr}. */
 export const run = (file, ...a) => promisify(execFile)(file, a, { timeout: 60_000 });

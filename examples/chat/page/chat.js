@@ -187,7 +187,7 @@ function showRoom(room) {
   const total = elsewhere + current.unread;
   document.title = `${total ? `(${total}) ` : ''}#${current.name} · Chat`;
   showState();
-  if (room === current) { showPeople(); showTyping(); }
+  if (room === current) { showPeople(); showTyping(); showEmpty(); }
 }
 
 function badge(e, n, of) {
@@ -202,6 +202,7 @@ function showPeople() {
   $('here').textContent = people.length ? `${people.length} here` : '';
   $('people').replaceChildren(...people.map((p) => {
     const li = element('li', '');
+    li.title = p.name; // it may be cut off
     li.append(avatar(p.name), element('bdi', 'name', p.name));
     if (p.name === me) li.append(element('span', 'muted', '(you)'));
     for (const x of p.protocols) if (x !== 'ws') li.append(element('span', 'protocol', protocols[x] ?? x));
@@ -212,6 +213,13 @@ function showPeople() {
     }
     return li;
   }));
+}
+
+/** A room without messages says how to make some, also from where there is no browser. */
+function showEmpty() {
+  const away = ['127.0.0.1', 'localhost'].includes(location.hostname) ? '' : ` -h ${location.hostname}`;
+  $('hint').textContent = `mosquitto_pub${away} -t chat/rooms/${current.name} -m hi`;
+  $('empty').hidden = current.behind || current.items.some((i) => !i.note);
 }
 
 function showTyping() {

@@ -2,6 +2,7 @@
 import { links } from './payload.js';
 
 const NEAR_END = 80;
+const FAR = 600; // from the end: a way back is offered
 const TOGETHER_MS = 5 * 60_000; // messages of one sender within this are one block
 
 export function element(tag, className, text) {
@@ -11,11 +12,13 @@ export function element(tag, className, text) {
   return e;
 }
 
+const letters = new Intl.Segmenter();
+
 /** A round sign with the first letter of a name, in one of a dozen colours. */
 export function avatar(name) {
   let hash = 2166136261;
   for (const c of name) hash = Math.imul(hash ^ c.codePointAt(0), 16777619);
-  const a = element('span', `avatar c${(hash >>> 8) % 12}`, ([...name][0] ?? '?').toUpperCase());
+  const a = element('span', `avatar c${(hash >>> 8) % 12}`, ([...letters.segment(name)][0]?.segment ?? '?').toUpperCase());
   a.setAttribute('aria-hidden', 'true');
   return a;
 }
@@ -37,7 +40,7 @@ export class Log {
     this.on = on;
     list.addEventListener('keydown', (e) => this.#keydown(e));
     list.addEventListener('focusin', (e) => this.#activate(e.target.closest('.msg')));
-    list.addEventListener('scroll', () => { this.#pinned = this.#fromEnd() < NEAR_END; if (this.#pinned) this.#showMissed(0); });
+    list.addEventListener('scroll', () => { this.#pinned = this.#fromEnd() < NEAR_END; this.#showMissed(this.#pinned ? 0 : this.#missed); });
     jump.addEventListener('click', () => { this.toEnd(); this.focusLast(); });
     new ResizeObserver(() => { if (this.#pinned) this.toEnd(); }).observe(list); // a keyboard on a phone comes up
   }
@@ -66,7 +69,8 @@ export class Log {
     if (!this.#divider && room.unread && document.hidden) this.#divider = room.firstUnread() === item ? item : undefined;
     this.#list.insertBefore(this.#draw(room, item, room.items[at - 1]), room.items[at + 1]?.element ?? null);
     if (room.items[at + 1]) this.#decorate(room.items[at + 1], item);
-    if (!this.#active) this.#activate(item.element, false);
+    // Tab leads to the newest message, unless someone is among the others.
+    if (!this.#active || (follow && !this.#list.contains(document.activeElement))) this.#activate(this.#list.lastElementChild, false);
     if (follow) this.toEnd(); else if (!item.mine && !item.note && !room.behind) this.#showMissed(this.#missed + 1);
   }
 
@@ -119,6 +123,7 @@ export class Log {
     const who = element('div', 'who');
     const time = element('time', '', clock(item.timeMs));
     time.dateTime = new Date(item.timeMs).toISOString();
+    time.title = new Date(item.timeMs).toLocaleString();
     who.append(element('bdi', 'name', item.from), time);
     return who;
   }
@@ -175,14 +180,15 @@ export class Log {
 
   #showMissed(n) {
     this.#missed = n;
-    this.#jump.hidden = n === 0;
-    this.#jump.textContent = n === 1 ? '↓ 1 new message' : `↓ ${n} new messages`;
+    this.#jump.hidden = n === 0 && this.#fromEnd() < FAR;
+    const text = n === 0 ? '↓ To the newest' : n === 1 ? '↓ 1 new message' : `↓ ${n} new messages`;
+    if (this.#jump.textContent !== text) this.#jump.textContent = text;
   }
 
   // The list is one stop of the Tab key; the arrows go from message to message, and Tab on to the message's buttons.
   #activate(e, focus = false) {
-    if (!e || e === this.#active) return;
-    for (const [of, index] of [[this.#active, -1], [e, 0]]) {
+    if (!e) return;
+    for (const [of, index] of e === this.#active ? [] : [[this.#active, -1], [e, 0]]) {
       if (!of) continue;
       of.tabIndex = index;
       for (const x of of.querySelectorAll('button, a')) x.tabIndex = index;

@@ -18,9 +18,9 @@ export function read(m) {
 /** The JSON of a message, also where its sender could not say that it is some, as in MQTT 3.1.1. */
 export const json = (m) => (m.data !== undefined ? m.data : parsed(m.body));
 
-/** A name as it may be called out in the protocol and shown in a line: no control characters, at most 64 bytes. */
+/** A name as it may be called out in the protocol and shown in a line: no control characters, none that turn the text around, at most 64 bytes. */
 export function cleanName(name) {
-  let s = String(name).replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\uFFFD]/gu, ' ').replace(/\s+/g, ' ').trim();
+  let s = String(name).replace(/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Bidi_C}\uFFFD]/gu, ' ').replace(/\s+/g, ' ').trim();
   while (new TextEncoder().encode(s).length > 64) s = [...s].slice(0, -1).join('');
   return s;
 }

@@ -1,5 +1,7 @@
 // A room as this browser knows it: its messages in order, who is there, who is typing, what was read.
 
+import { cleanName } from './payload.js';
+
 const KEPT = 400;              // messages in memory; the gateway keeps 200
 const COMES_BACK_MS = 5000;    // who is away shorter than this (a reload, a tunnel) has not left
 const TYPING_MS = 4000;
@@ -146,7 +148,7 @@ export class Room {
     this.#away = undefined;
     this.people = new Map();
     for (const p of list) { // several tabs of one user are one person
-      const name = p.name || p.user || `${protocols[p.protocol] ?? p.protocol} client`;
+      const name = cleanName(p.name || p.user || '') || `${protocols[p.protocol] ?? p.protocol} client`;
       const known = this.people.get(name) ?? { name, connections: 0, protocols: new Set() };
       known.connections++;
       known.protocols.add(p.protocol);
