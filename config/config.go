@@ -123,7 +123,7 @@ type HTTP struct {
 	ProxyProtocol     []string      `key:"proxy_protocol"`
 	Listeners         []WebListener `key:"listeners"`
 	Origins           []string      `key:"origins"`
-	MessageBytes      Bytes         `key:"message_bytes" min:"8KiB" max:"64MiB"`
+	MessageBytes      Bytes         `key:"message_bytes" min:"8KiB" max:"56MiB"`
 	RequestsPerSecond int           `key:"requests_per_second" min:"1" max:"1000000"`
 	OverRate          string        `key:"over_rate" oneof:"slow,close"`
 	PingInterval      time.Duration `key:"ping_interval" min:"1s" max:"10m"`
@@ -188,14 +188,14 @@ type Storage struct {
 type Limits struct {
 	Connections                int           `key:"connections" min:"1" max:"1000000"`
 	ConnectionsPerUser         int           `key:"connections_per_user" min:"1" max:"1000000" zero:"no limit besides limits.connections"`
-	FrameBytes                 Bytes         `key:"frame_bytes" min:"1KiB" max:"64MiB"`
+	FrameBytes                 Bytes         `key:"frame_bytes" min:"1KiB" max:"56MiB"`
 	HeaderBytes                Bytes         `key:"header_bytes" min:"1KiB" max:"1MiB"`
 	Headers                    int           `key:"headers" min:"16" max:"10000"`
 	LoginTimeout               time.Duration `key:"login_timeout" min:"100ms" max:"5m"`
 	OutboundBytes              Bytes         `key:"outbound_bytes" min:"64KiB" max:"1GiB"`
 	UnconfirmedMessages        int           `key:"unconfirmed_messages" min:"1" max:"1000000"`
 	TransactionMessages        int           `key:"transaction_messages" min:"1" max:"1000"`
-	TransactionBytes           Bytes         `key:"transaction_bytes" min:"1KiB" max:"1GiB"`
+	TransactionBytes           Bytes         `key:"transaction_bytes" min:"1KiB" max:"56MiB"`
 	Queues                     int           `key:"queues" min:"1" max:"1000000"`
 	SubscriptionsPerConnection int           `key:"subscriptions_per_connection" min:"1" max:"100000"`
 }
