@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -167,6 +168,86 @@ func TestQueueVerbs(t *testing.T) {
 	}
 	if code, _, errs := b.Command("", "queue", "ls", "--set", "data_dir=/nonexistent"); code == 0 || !strings.Contains(errs, "is the gateway running?") {
 		t.Errorf("ls without a gateway: %d %q", code, errs)
+	}
+}
+
+// TestQueueVerbOptions: the verbs choose among messages, answer in JSON, and reach the
+// gateway by its admin address, as a user with rights.
+func TestQueueVerbOptions(t *testing.T) {
+	b := harness.New(t)
+	file := filepath.Join(b.Dir, "users.yaml")
+	password := filepath.Join(b.Dir, "password")
+	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for user, rights := range map[string][]string{"boss": {"--allow-all", "--admin"}, "worker": {"--allow-all"}} {
+		if code, _, errs := b.Command("secret\n", append([]string{"passwd", "--stdin", "--file", file, "--user", user}, rights...)...); code != 0 {
+			t.Fatalf("passwd: %s", errs)
+		}
+	}
+	b.Set = []string{"users_file=" + file}
+	b.Start()
+	w := harness.MustLogin(t, b.Addr(), "login:boss", "passcode:secret", "client-id:c")
+	w.MustConfirm(t, "SUBSCRIBE", nil, "id:d", "destination:/topic/news", "activemq.subscriptionName:reader")
+	for _, body := range []string{"first", "second", "third"} {
+		w.MustConfirm(t, "SEND", []byte(body), "destination:/queue/mail")
+	}
+	w.Must(t, "SUBSCRIBE", nil, "id:1", "destination:/queue/mail", "ack:client")
+	w.Expect(t, "MESSAGE")
+
+	// answer runs a verb by the admin address and reads what it answers.
+	answer := func(v any, args ...string) {
+		t.Helper()
+		args = append(append([]string{"queue"}, args...), "-o", "json", "--url", "http://"+b.ListenerAddr("admin"), "--user", "boss", "--password-file", password)
+		code, out, errs := b.Command("", args...)
+		if code != 0 || json.Unmarshal([]byte(out), v) != nil {
+			t.Fatalf("%v: %d %q %q", args, code, out, errs)
+		}
+	}
+	var all []struct {
+		Name, Kind string
+		harness.Depths
+	}
+	answer(&all, "ls")
+	kinds := map[string]string{}
+	for _, q := range all {
+		kinds[q.Kind] += q.Name
+	}
+	if kinds["queue"] != "mail" || !strings.Contains(kinds["durable"], "reader") {
+		t.Errorf("ls lists %+v", all)
+	}
+	var info harness.Depths
+	if answer(&info, "info", "mail"); info != (harness.Depths{Depth: 3, Ready: 2, Unacked: 1, Consumers: 1}) {
+		t.Errorf("info says %+v", info)
+	}
+	var peeked []struct {
+		Sequence    uint64
+		State, Body string
+	}
+	if answer(&peeked, "peek", "mail"); len(peeked) != 3 || peeked[0].State == peeked[1].State {
+		t.Fatalf("peek shows %+v", peeked)
+	}
+	if answer(&peeked, "peek", "mail", "--from", fmt.Sprint(peeked[1].Sequence), "-n", "1"); len(peeked) != 1 || peeked[0].Body != "second" {
+		t.Errorf("peek from the second shows %+v", peeked)
+	}
+	var n map[string]int
+	if answer(&n, "move", "mail", "archive", "-n", "1"); n["moved"] != 1 {
+		t.Errorf("move -n 1 says %v", n)
+	}
+	if answer(&peeked, "peek", "archive"); len(peeked) != 1 || peeked[0].Body != "second" {
+		t.Errorf("the other queue has %+v", peeked)
+	}
+	if answer(&n, "purge", "mail"); n["purged"] != 1 { // the one that the consumer holds stays
+		t.Errorf("purge says %v", n)
+	}
+	if d := b.Depths("mail"); d.Depth != 1 || d.Unacked != 1 {
+		t.Errorf("after purge the queue has %+v", d)
+	}
+	for _, who := range [][]string{nil, {"--user", "worker", "--password-file", password}} {
+		args := append([]string{"queue", "purge", "mail", "--url", "http://" + b.ListenerAddr("admin")}, who...)
+		if code, _, errs := b.Command("", args...); code == 0 || errs == "" {
+			t.Errorf("%v: %d %q", args, code, errs)
+		}
 	}
 }
 
