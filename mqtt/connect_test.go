@@ -12,6 +12,7 @@ import (
 	"github.com/mqgate/mqgate/router"
 )
 
+// It holds the gateway to MQTT-4.2.0-1: all tests with a fixture work over TCP.
 func TestConnackComesFirstAndOnce(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v byte) {
 		fx := start(t)

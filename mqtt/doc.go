@@ -212,7 +212,7 @@
 //	MQTT-3.15.1-1  AUTH's flags                                 mqtt/packet.go         TestMalformedPackets
 //	MQTT-4.1.0-1   sessions live while connected                router/due.go          TestTakeoverClosesTheOldConnectionFirst
 //	MQTT-4.1.0-2   and end when they expire                     router/due.go          TestExpiredSessionIsGone
-//	MQTT-4.2.0-1   TCP                                          mqtt/server.go         TestMosquittoClients
+//	MQTT-4.2.0-1   TCP                                          mqtt/server.go         TestConnackComesFirstAndOnce
 //	MQTT-4.3.1-1   QoS 0 has no DUP                             mqtt/feed.go           TestDupIsNotPassedOn
 //	MQTT-4.3.2-1   QoS 1: an unused identifier                  mqtt/window.go         TestDeliveryFlows
 //	MQTT-4.3.2-2   no DUP at first                              mqtt/window.go         TestDupIsNotPassedOn

@@ -2,10 +2,14 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -274,6 +278,101 @@ func TestWillIsAuthorisedWhenItIsPublished(t *testing.T) {
 	if n := fx.router.Stats.Refused.Load(); n != 2 {
 		t.Errorf("%d counted as refused, want 2", n)
 	}
+}
+
+// TestDrainWithClientsThatComeAndGo: a stop that clients connect into, and leave from, has an end, and leaves none of them.
+func TestDrainWithClientsThatComeAndGo(t *testing.T) {
+	for range 5 {
+		fx := start(t)
+		stop := make(chan struct{})
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					c, err := net.Dial("tcp", fx.addr)
+					if err != nil {
+						continue
+					}
+					_, _ = c.Write(encodePacket(t, connectPacket(v5, fmt.Sprint("c", i, n%2), durableFor(uint32(i%2)))))
+					if n%2 == 0 {
+						_, _ = c.Read(make([]byte, 4)) // CONNACK, or the end
+					}
+					c.Close()
+				}
+			})
+		}
+		eventually(t, func() error {
+			if fx.server.Stats.Accepted.Load() < 100 {
+				return errors.New("the clients do not come")
+			}
+			return nil
+		})
+		fx.close() // fails the test if it does not end in time
+		close(stop)
+		all.Wait()
+		if n := fx.server.Connections(); n != 0 {
+			t.Errorf("%d connections are left", n)
+		}
+	}
+}
+
+// TestWhatWaitsCostsNothing: sessions that are away, what they have under way and what waits for them with an expiry are not
+// looked at from time to time; an hour passes without work for them.
+func TestWhatWaitsCostsNothing(t *testing.T) {
+	const sessions, messages, hour = 50, 20, 3600
+	inBubble(t, func(fx *pipeFixture) {
+		for i := range sessions {
+			peer := fx.login(fmt.Sprint("s", i), durableFor(0))
+			if _, err := peer.Write(encodePacket(t, subscribePacket(1, packets.Subscription{Filter: "a", Qos: 1}))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(peer, make([]byte, 5)); err != nil { // SUBACK
+				t.Fatal(err)
+			}
+			if i%2 == 0 {
+				peer.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(io.Discard, peer) }() // takes, and never acknowledges; ends with the pipe
+		}
+		p := fx.dial()
+		go func() { _, _ = io.Copy(io.Discard, p) }() // CONNACK and PUBACKs; ends with the pipe
+		if _, err := p.Write(encodePacket(t, connectPacket(v5, "p"))); err != nil {
+			t.Fatal(err)
+		}
+		for i := range messages {
+			pk := publishPacket("a", "x", 1, uint16(i+1))
+			pk.ProtocolVersion, pk.Properties.MessageExpiryInterval = v5, 2*hour
+			if _, err := p.Write(encodePacket(t, pk)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		time.Sleep(time.Minute) // for what follows from that
+		synctest.Wait()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		time.Sleep(hour * time.Second)
+		synctest.Wait()
+		runtime.ReadMemStats(&after)
+		boxes := fx.router.MailboxInfos(router.NewPrincipal("op", "", true, nil))
+		for _, b := range boxes {
+			if b.Depth != messages {
+				t.Errorf("%s has %d messages, want %d", b.Name, b.Depth, messages)
+			}
+		}
+		if len(boxes) != sessions {
+			t.Errorf("%d mailboxes", len(boxes))
+		}
+		if n := after.Mallocs - before.Mallocs; n > hour/2 {
+			t.Errorf("%d allocations in an hour in which nothing happens", n)
+		}
+	})
 }
 
 // FuzzConnection sends anything to a connection, before and behind its login. Nothing makes the server panic or hang.

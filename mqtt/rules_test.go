@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -114,13 +116,17 @@ type pipeFixture struct {
 	router *router.Router
 }
 
-func inBubble(t *testing.T, f func(*pipeFixture)) {
+func inBubble(t *testing.T, f func(*pipeFixture), change ...func(*Options)) {
 	synctest.Test(t, func(t *testing.T) {
 		r, err := router.New(context.Background(), router.Options{Store: router.NewMemoryStore(), Authorize: router.AllowAll{}, Log: quiet})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(Options{Router: r, Authenticate: anyone})
+		o := Options{Router: r, Authenticate: anyone}
+		for _, f := range change {
+			f(&o)
+		}
+		s, err := New(o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,6 +190,26 @@ func TestKeepAlive(t *testing.T) {
 				t.Errorf("%d counted as silent", n)
 			}
 		})
+	}
+}
+
+// TestServerKeepAlive: the keep alive that CONNACK tells is the one that holds, whatever the client asked for.
+func TestServerKeepAlive(t *testing.T) {
+	for _, asked := range []uint16{0, 600} {
+		inBubble(t, func(fx *pipeFixture) {
+			peer := fx.dial()
+			hello := connectPacket(v5, "c", func(pk *packets.Packet) { pk.Connect.Keepalive = asked })
+			if _, err := peer.Write(encodePacket(t, hello)); err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			if _, err := io.Copy(io.Discard, peer); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(begin); d < 90*time.Second || d > 91*time.Second {
+				t.Errorf("asked for %d: closed after %v, want 90 s", asked, d)
+			}
+		}, func(o *Options) { o.MaxKeepAlive = time.Minute })
 	}
 }
 
@@ -391,6 +417,9 @@ func TestR11StuckSubscriberSlowsNobody(t *testing.T) {
 	eventually(t, func() error { // R6: it is given up, and its place is free
 		if n := fx.server.Stats.SlowClosed.Load(); n != 1 {
 			return fmt.Errorf("%d slow connections closed", n)
+		}
+		if !strings.Contains(fx.log.String(), errSlow.Error()) {
+			return errors.New("the log does not say why")
 		}
 		return nil
 	})

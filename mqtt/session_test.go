@@ -152,6 +152,7 @@ func TestTakeoverClosesTheOldConnectionFirst(t *testing.T) {
 		if ack.SessionPresent != (opts != nil) {
 			t.Errorf("session present: %v", ack.SessionPresent)
 		}
+		_, _ = old.conn.Write(encodePacket(t, publishPacket("a", "of the old connection", 0, 0))) // which is not read any more
 		fx.login(v5, "p").publish("a", "x", 1, 1)
 		if opts != nil {
 			fresh.message("a", "x", 1)

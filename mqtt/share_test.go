@@ -118,6 +118,21 @@ func TestShareGrants(t *testing.T) {
 	}
 }
 
+// TestShareGetsNoRetained: a shared subscription begins with what is published from then on (MQTT 5 section 4.8.2).
+func TestShareGetsNoRetained(t *testing.T) {
+	for _, durable := range [][]connectOption{nil, {durableFor(600)}} {
+		fx := start(t)
+		a, p := fx.login(v5, "a", durable...), fx.login(v5, "p")
+		p.send(retainedPacket("t/x", "kept"))
+		p.wantAck(typePuback, 77, 0)
+		for range 2 {
+			a.subscribe(1, 1, sharedFilter)
+			p.publishNumbers("t/x", 0, 1)
+			a.expectNumbers("t/x", 0, 1)
+		}
+	}
+}
+
 // TestShareRefusedIsDiscarded: what a member refuses is not given to another [MQTT-4.8.2-6].
 func TestShareRefusedIsDiscarded(t *testing.T) {
 	for _, durable := range [][]connectOption{nil, {durableFor(600)}} {

@@ -143,6 +143,44 @@ func TestOverlappingSubscriptions(t *testing.T) {
 	}
 }
 
+// TestSubscriptionOptionsOutliveConnections: a session that is resumed has its subscriptions with all that was asked of them, also
+// after a restart.
+func TestSubscriptionOptionsOutliveConnections(t *testing.T) {
+	fx := start(t)
+	subs := []packets.Subscription{
+		{Filter: "stored", Qos: 2, Identifier: 7, RetainAsPublished: true}, {Filter: "live", Identifier: 300, RetainAsPublished: true},
+		{Filter: "$share/g/shared", Qos: 1, Identifier: 9}, {Filter: "mine/1", Qos: 1, NoLocal: true}, {Filter: "mine/0", NoLocal: true},
+	}
+	s := fx.login(v5, "s", durableFor(600))
+	for _, sub := range subs {
+		s.send(subscribePacket(1, sub))
+		s.expect(typeSuback)
+	}
+	for _, again := range []func(){func() { fx.gone(s) }, fx.restart} {
+		again()
+		s = fx.login(v5, "s", durableFor(600))
+		p := fx.login(v5, "p")
+		for topic, want := range map[string]string{"stored": "[7] QoS 1 retain true", "live": "[300] QoS 0 retain true", "shared": "[9] QoS 1 retain false"} {
+			pk := retainedPacket(topic, "x")
+			p.send(pk)
+			p.wantAck(typePuback, 77, 0)
+			m := s.expect(typePublish)
+			s.finish(m)
+			got := fmt.Sprintf("%v QoS %d retain %v", m.Properties.SubscriptionIdentifier, m.FixedHeader.Qos, m.FixedHeader.Retain)
+			if m.TopicName != topic || got != want {
+				t.Errorf("%s: %s came on %s, want %s", topic, got, m.TopicName, want)
+			}
+		}
+		s.publish("mine/1", "x", 1, 1)
+		s.publish("mine/0", "x", 1, 1)
+		if rest := s.barrier(); len(rest) > 0 {
+			t.Errorf("its own messages came: %v", bodies(rest))
+		}
+		p.publish("mine/1", "x", 1, 1)
+		s.finish(s.message("mine/1", "x", 1))
+	}
+}
+
 func TestRetainHandling(t *testing.T) {
 	for _, durable := range [][]connectOption{nil, {durableFor(600)}} {
 		fx := start(t)

@@ -28,7 +28,7 @@ func TestSystemTopics(t *testing.T) {
 		return []router.SystemValue{{Topic: "$SYS/broker/count", Text: fmt.Sprint(n)}, {Topic: "$SYS/broker/secret", Text: "x"}, {Topic: "$SYS/broker/queues/a#/ready", Text: "1"}}
 	})
 	wild := fx.login(v5, "wild")
-	wild.subscribe(1, 0, "#", "+/broker/count", "+/#")
+	wild.subscribe(1, 0, "#", "+/broker/count", "+/#", "$share/g/#", "$share/g/+/broker/count")
 	if n := asked.Load(); n != 0 {
 		t.Errorf("asked %d times while nobody listens", n)
 	}
