@@ -77,7 +77,7 @@ func newClient(s *Server, socket net.Conn, a arrival) *client {
 
 // serve runs the connection to its end.
 func (c *client) serve() {
-	cause := error(errPanic)
+	cause := error(errFailed)
 	defer func() { c.close(cause) }()
 	c.server.contain(func() {
 		cause = c.socket.SetReadDeadline(c.login)

@@ -63,7 +63,7 @@ var (
 	errRate         = refuse(closeRate, "too many requests, come back later")
 	errCrowded      = refuse(closeTryAgain, "too much compressed data is under way, come back later")
 	errInflate      = refuse(closeProtocol, "a compressed message cannot be inflated")
-	errPanic        = refuse(closeInternal, "internal error")
+	errFailed       = refuse(closeInternal, "internal error")
 	errMask         = refuse(closeProtocol, "a client's frames must be masked")
 	errReserved     = refuse(closeProtocol, "reserved bits are set: no extension was negotiated")
 	errOpcode       = refuse(closeProtocol, "unknown opcode")

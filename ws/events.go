@@ -213,9 +213,7 @@ func (f *feed) Live(m *router.Message, w *outbox.Batch) bool {
 	if f.put(m, 0, w) || f.ended() {
 		return true
 	}
-	if !f.server.opt.DropSlow {
-		f.slow()
-	}
+	f.slow()
 	return false
 }
 

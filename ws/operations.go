@@ -101,8 +101,11 @@ func (c *client) connect(r *request) error {
 	if err != nil {
 		c.server.Stats.LoginFailures.Add(1)
 		e := c.explain(err)
-		if !e.retry {
+		switch {
+		case e.code == router.Denied.String():
 			e.fatal = refuse(closeLoginRefused, "login refused")
+		case !e.retry:
+			e.fatal = errFailed // a fault of ours: coming back may help
 		}
 		return e
 	}

@@ -66,9 +66,6 @@ type Options struct {
 	// the store has not confirmed; then nothing more is read from it. Defaults 1024
 	// and 4 MiB.
 	MaxUnconfirmed, MaxUnconfirmedBytes int
-	// DropSlow drops live messages, counted, that the buffer of a JSON client has no
-	// room for. By default such a client is closed and may resume where it was.
-	DropSlow bool
 }
 
 // Stats are a server's counters.

@@ -132,8 +132,8 @@ func readOptions(m *router.Message, h http.Header) error {
 	}
 	if text := h.Get("Mqgate-Priority"); text != "" {
 		n, err := strconv.ParseUint(text, 10, 8)
-		if err != nil || n > 9 {
-			return mistake("Mqgate-Priority must be 0 to 9")
+		if err != nil || n > maxPriority {
+			return mistake("Mqgate-Priority must be 0 to %d", maxPriority)
 		}
 		m.Priority = uint8(n)
 	}

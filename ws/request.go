@@ -71,6 +71,7 @@ type orderedHeaders []router.Header
 const (
 	maxHeaders     = 64
 	maxHeaderBytes = 8 << 10
+	maxPriority    = 9
 )
 
 // UnmarshalJSON reads an object of strings.
@@ -143,7 +144,9 @@ func (r *request) message(vhost string) (*router.Message, error) {
 		return nil, err
 	}
 	if r.Priority != nil {
-		m.Priority = min(*r.Priority, 9)
+		if m.Priority = *r.Priority; m.Priority > maxPriority {
+			return nil, mistake("priority must be 0 to %d", maxPriority)
+		}
 	}
 	if r.Persistent != nil && !*r.Persistent {
 		m.Flags &^= router.FlagPersistent

@@ -164,6 +164,9 @@ func (c *client) unsubscribe(r *request) error {
 	if s == nil {
 		return mistake("there is no subscription %.64q", r.Sub)
 	}
+	if r.Forget && (r.Durable == "" || c.clientID == "") {
+		return mistake("forget needs the durable name, and the clientId of connect")
+	}
 	s.closed.Store(true)
 	c.server.presence.unwatch(s)
 	if s.follow != nil {
@@ -176,9 +179,6 @@ func (c *client) unsubscribe(r *request) error {
 	s.held = nil
 	c.mu.Unlock()
 	if r.Forget {
-		if r.Durable == "" || c.clientID == "" {
-			return mistake("forget needs the durable name, and the clientId of connect")
-		}
 		ctx, cancel := context.WithTimeout(c.life, operationTimeout)
 		defer cancel()
 		if err := c.session.Unbind(ctx, durableName(c.clientID, r.Durable), &c.batch); err != nil {
@@ -206,9 +206,7 @@ func (s *subscription) Live(m *router.Message, w *outbox.Batch) bool {
 	if c.ending.Load() != nil {
 		return true // not slow, but leaving
 	}
-	if !c.server.opt.DropSlow {
-		c.slow(errSlow)
-	}
+	c.slow(errSlow)
 	return false
 }
 

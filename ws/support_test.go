@@ -3,6 +3,7 @@ package ws
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -23,10 +24,17 @@ var nobodyAdmin = router.NewPrincipal("admin", "", true, nil)
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // gate lets users in whose password is their name reversed, and everyone else as
-// nobody; "eve" may read and write nothing below "secret".
+// nobody; "eve" may read and write nothing below "secret". About "broken" and "busy" it
+// cannot say.
 type gate struct{}
 
 func (gate) Authenticate(_ context.Context, c router.Credentials) (*router.Principal, error) {
+	switch c.User {
+	case "broken":
+		return nil, errors.New("the users' file is gone")
+	case "busy":
+		return nil, &router.Error{Op: "connect", Class: router.Unavailable, Text: "come back", RetryAfter: time.Second}
+	}
 	if c.HasUser && c.Password != "pw-"+c.User {
 		return nil, &router.Error{Op: "connect", Class: router.Denied, Text: "wrong user or password"}
 	}
@@ -65,7 +73,7 @@ func newRigOn(t testing.TB, store *router.MemoryStore, addr string, change func(
 	t.Helper()
 	r, err := router.New(context.Background(), router.Options{
 		Store: store, Authorize: gate{}, Log: slog.New(slog.DiscardHandler),
-		QueuePolicy: func(router.Address) router.Policy { return router.Policy{MaxLength: 50} },
+		QueuePolicy: func(router.Address) router.Policy { return router.Policy{MaxLength: 50, DeadLetter: "dead"} },
 		History: func(a router.Address) (int, time.Duration) {
 			if a.Levels()[0] == "chat" {
 				return 100, 0
