@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -20,11 +21,9 @@ type ServeCmd struct {
 	Set    []string `name:"set" sep:"none" placeholder:"KEY=VALUE" help:"Set one key, such as stomp.listen=:61613; may be repeated, and wins over file and environment."`
 }
 
-// headroom keeps the garbage collector from running all the time while little lives: it collects when the heap has doubled, which
+// headroomBytes are reserved to keep the garbage collector from running all the time while little lives: it collects when the heap has doubled, which
 // with a few MiB is a hundred times a second under load, and took a third of the CPU. Nobody touches these bytes, so they are
 // never in memory themselves; the heap may grow by as many more before it is collected, which is why they are few.
-var headroom []byte
-
 const headroomBytes = 12 << 20
 
 // Run serves until a signal or a failure. The first SIGTERM or SIGINT drains;
@@ -35,7 +34,8 @@ func (c *ServeCmd) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	headroom = make([]byte, headroomBytes)
+	headroom := make([]byte, headroomBytes)
+	defer runtime.KeepAlive(headroom)
 	log := newLogger(cfg.Log, p.stderr)
 	log.Info("configuration", "file", src.FileName(), "changed", cfg)
 	gw, err := gateway.New(cfg, gateway.Deps{Log: log, Version: versionNumber()})
