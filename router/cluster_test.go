@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mqgate/mqgate/router/outbox"
@@ -95,6 +96,10 @@ func TestClusterTopicReachesLiveSubscribersOnce(t *testing.T) {
 
 // What is confirmed anywhere after a durable SUBSCRIBE was confirmed anywhere is stored.
 func TestClusterSubscribeIsABarrier(t *testing.T) {
+	synctest.Test(t, testSubscribeIsABarrier) // its clock does not run away on a busy machine
+}
+
+func testSubscribeIsABarrier(t *testing.T) {
 	c := startCluster(t, 2, nil)
 	pub := c.edges[0].session()
 	for i := range 1000 {

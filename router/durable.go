@@ -225,6 +225,9 @@ func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan str
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	x := d.all[s.client] // [MQTT-3.1.3-2]
+	if o.Again && (x == nil || x.rec.WillOnly) {
+		return nil, nil, &Error{Op: "connect", Class: NotFound, Text: "the session is not known to this leader"}
+	}
 	if x == nil {
 		if o.Expiry == 0 && o.Will == nil {
 			return nil, nil, nil

@@ -108,6 +108,20 @@ func TestClaimWaitsForTheOwnerToLeave(t *testing.T) {
 	}
 }
 
+// A session that another leader is said to have given, and that is not known, is refused and not made.
+func TestClaimAgainMakesNoSession(t *testing.T) {
+	h := start(t, nil)
+	claim(t, h.client("will"), ClaimOptions{Clean: true, Will: &Will{Message: &Message{To: dest(t, "/queue/wills")}}})
+	for _, id := range []string{"unknown", "will"} {
+		if _, _, err := h.client(id).Claim(context.Background(), ClaimOptions{Expiry: time.Hour, Again: true}); ClassOf(err) != NotFound {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	if all, _ := h.DurableSessions(); all != 0 {
+		t.Errorf("%d sessions", all)
+	}
+}
+
 func TestSessionNamesAreNotForDurableSubscriptions(t *testing.T) {
 	h := start(t, nil)
 	_, err := h.session().Subscribe(context.Background(), SubscribeOptions{Filter: filter(t, "/topic/a"), Durable: sessionPrefix + "c", Receiver: &inbox{}})

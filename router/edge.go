@@ -183,9 +183,13 @@ func (e *edge) connect() {
 	e.echoedMs.Store(time.Now().UnixMilli())
 	l.end(appendJSON(l.begin(opHello), helloFrame{Address: e.address, Node: e.node, Boot: e.router.boot}))
 	waiting := slices.Sorted(maps.Keys(e.calls))
+	var ended []*remoteSession
 	for _, rs := range e.sessions {
 		e.open(rs)
 		e.reattach(rs)
+		if rs.words != nil {
+			ended = append(ended, rs)
+		}
 	}
 	l.end(l.begin(opAttached))
 	parted := map[*remoteSession]bool{} // whose clients went while there was no leader
@@ -193,7 +197,10 @@ func (e *edge) connect() {
 		c := e.calls[id]
 		e.open(c.session)
 		e.send(c)
-		parted[c.session] = c.session.closed
+		parted[c.session] = c.session.closed && c.session.words == nil
+	}
+	for _, rs := range ended {
+		e.tellEnd(rs)
 	}
 	for rs, closed := range parted {
 		if closed {
@@ -283,7 +290,7 @@ func (e *edge) open(rs *remoteSession) {
 	s := rs.session
 	l := e.link
 	claims := s.client.id
-	if rs.closed {
+	if rs.closed && rs.words == nil {
 		claims = "" // it only has something to publish yet
 	}
 	b := binary.AppendUvarint(l.begin(opNote), s.ID.N)
@@ -297,6 +304,7 @@ func (e *edge) open(rs *remoteSession) {
 func (e *edge) sayClosed(rs *remoteSession) {
 	if rs.opened && e.link != nil {
 		l := e.link
+		rs.endedOn = l.id
 		b := append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodClose))
 		if rs.willLeft {
 			b = append(b, 1)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mqgate/mqgate/router/outbox"
@@ -193,5 +194,81 @@ func TestClusterLeaderWithoutLeaseIsSilent(t *testing.T) {
 	}
 	if got := in.bodies(); len(got) != 1 {
 		t.Errorf("it delivered %v", got)
+	}
+}
+
+// What a client said when it left while there was no leader, the next one does: its will is not published, its session ends or is kept
+// as it is then. Only if the client has come back by then, elsewhere, nobody wants to know any more.
+func TestClusterLastWordsAwaitALeader(t *testing.T) {
+	for _, x := range []struct {
+		name    string
+		cut     bool          // the node has no leader for longer
+		back    bool          // the client is back by then
+		expiry  time.Duration // said when it left
+		late    bool          // so is the answer
+		present bool
+		state   string
+	}{
+		{name: "the session is kept", expiry: time.Hour, present: true, state: "last"},
+		{name: "the session ends"},
+		{name: "the session is kept, late", cut: true, expiry: time.Hour, late: true, present: true, state: "last"},
+		{name: "the session ends, late", cut: true, late: true},
+		{name: "it is back", cut: true, back: true, expiry: time.Hour, late: true, present: true, state: "back"},
+		{name: "it is back, and the session was to end", cut: true, back: true, late: true, present: true, state: "back"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := startCluster(t, 2, nil)
+				s := c.edges[0].client("dev")
+				d, _ := claim(t, s, ClaimOptions{Expiry: time.Hour, Will: &Will{Message: &Message{To: dest(t, "/queue/wills")}, Delay: time.Minute}})
+				c.crash()
+				c.wires.setCut("n0", x.cut)
+				left := make(chan error, 1)
+				go func() { // ends with the answer
+					s.Close()
+					left <- d.Leave(context.Background(), LeaveOptions{Expiry: x.expiry, State: []byte("last")})
+				}()
+				time.Sleep(10 * time.Millisecond)
+				c.succeed()
+				if err := <-left; (err != nil) != x.late {
+					t.Errorf("Leave says %v", err)
+				}
+				var now *Session
+				var back *DurableSession
+				if x.back {
+					var present bool
+					now, _ = c.edges[1].Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: func(cause error) { t.Errorf("the client that is back was kicked: %v", cause) }})
+					if back, present = claim(t, now, ClaimOptions{Expiry: time.Hour}); !present {
+						t.Error("the client that is back finds no session")
+					}
+				}
+				c.wires.setCut("n0", false)
+				c.waitLinked(c.edges[0], true)
+				time.Sleep(time.Second)
+				c.edges[0].edge.mu.Lock()
+				if n, held := len(c.edges[0].edge.sessions), c.edges[0].edge.held; n != 0 || held != 0 {
+					t.Errorf("%d sessions and %d bytes are left at the edge", n, held)
+				}
+				c.edges[0].edge.mu.Unlock()
+				if all, online := c.core.DurableSessions(); x.present != (all == 1) || x.back != (online == 1) {
+					t.Errorf("%d sessions, %d online", all, online)
+				}
+				if now != nil {
+					now.Close()
+					if err := back.Leave(context.Background(), LeaveOptions{Expiry: time.Hour, State: []byte("back")}); err != nil {
+						t.Error(err)
+					}
+				}
+				s2 := c.edges[1].client("dev")
+				again, present := claim(t, s2, ClaimOptions{Expiry: time.Hour})
+				if present != x.present || string(again.State()) != x.state {
+					t.Errorf("present %v, state %q; want %v, %q", present, again.State(), x.present, x.state)
+				}
+				time.Sleep(2 * time.Minute) // the delay and more
+				if n := c.willsOf(); n != 0 {
+					t.Errorf("%d wills were published", n)
+				}
+			})
+		})
 	}
 }

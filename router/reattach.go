@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"encoding/binary"
+	"time"
 
 	"github.com/mqgate/mqgate/router/outbox"
 )
@@ -39,10 +40,93 @@ func (e *edge) reattach(rs *remoteSession) {
 	}
 }
 
+// lastWords are how a session ended, of which no leader has heard.
+type lastWords struct {
+	leave []byte      // the call; nil: it only ended
+	heard func(error) // hears the answer; nil once its caller has gone
+}
+
+// leave tells the leader how the connection ended. Where there is none, or it is lost meanwhile, the next one is told, also when
+// the caller waits no more.
+func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
+	rs, e := d.rs, d.rs.edge
+	answers := make(chan error, 1)
+	w := &lastWords{leave: appendJSON([]byte{byte(methodLeave)}, leaveCall(o)), heard: func(err error) { answers <- err }}
+	e.mu.Lock()
+	if e.held+len(w.leave) > maxHeldBytes {
+		e.mu.Unlock()
+		return errNoLeader(errLinkOverrun)
+	}
+	e.held += len(w.leave)
+	rs.words = w
+	e.sessions[rs.session.ID.N] = rs
+	if e.link != nil {
+		if rs.endedOn != e.link.id { // this leader knows nothing of the session
+			e.open(rs)
+			e.reattach(rs)
+		}
+		e.tellEnd(rs)
+	}
+	e.mu.Unlock()
+	hold := time.NewTimer(time.Duration(e.holdMs.Load()) * time.Millisecond)
+	defer hold.Stop()
+	for {
+		select {
+		case err := <-answers:
+			return err
+		case <-hold.C:
+			if e.fresh() { // it is slow, but there
+				hold.Reset(time.Duration(e.holdMs.Load()) * time.Millisecond)
+				continue
+			}
+			return errNoLeader(errLinkSilent)
+		case <-ctx.Done():
+			return errNoLeader(context.Cause(ctx))
+		}
+	}
+}
+
+// tellEnd has a leader that knows the session hear its last words; with the lock held and a link.
+func (e *edge) tellEnd(rs *remoteSession) {
+	e.sayClosed(rs)
+	w := rs.words
+	if w.leave == nil {
+		e.forgetWords(rs)
+		return
+	}
+	c, err := e.enter(rs, w.leave, false, func(r reply, _ *outbox.Batch) {
+		if r.lost {
+			return // another leader will be told
+		}
+		e.mu.Lock()
+		if rs.words == w {
+			e.forgetWords(rs)
+		}
+		e.mu.Unlock()
+		w.heard(r.err)
+	})
+	if err == nil {
+		e.send(c)
+	}
+}
+
+// forgetWords ends what is kept of a session that has ended; with the lock held.
+func (e *edge) forgetWords(rs *remoteSession) {
+	e.held -= len(rs.words.leave)
+	rs.words = nil
+	delete(e.sessions, rs.session.ID.N)
+}
+
 // askAgain sends a call of which only a refusal matters: then the client must connect again.
 func (e *edge) askAgain(rs *remoteSession, payload []byte) {
 	c, err := e.enter(rs, payload, false, func(r reply, _ *outbox.Batch) {
-		if r.err != nil && !r.lost {
+		if r.err == nil || r.lost {
+			return
+		}
+		e.mu.Lock()
+		ended := rs.closed
+		e.mu.Unlock()
+		if !ended {
 			rs.session.kick(ErrMoved)
 		}
 	})

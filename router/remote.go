@@ -21,6 +21,8 @@ type remoteSession struct {
 	closed  bool
 	// willLeft: the will could not be published when the session ended, and the leader is to do it later.
 	willLeft bool
+	words    *lastWords // nil: the leader has heard how the session ended, or will see that by itself
+	endedOn  uint64     // the link by which it heard that it ended
 	subs     map[uint64]*remoteSubscription
 	follows  map[uint64]*remoteFollowing
 	lastID   uint64
@@ -65,6 +67,10 @@ func (rs *remoteSession) close() {
 		return
 	}
 	rs.closed = true
+	if e.link == nil && rs.claimed != nil && !rs.claimed.Again && !rs.willLeft {
+		rs.words = &lastWords{} // else the next leader would publish the will
+		return
+	}
 	e.sayClosed(rs)
 	delete(e.sessions, rs.session.ID.N)
 }
@@ -75,9 +81,10 @@ func (e *edge) event(link uint64, r envelopeReader) {
 	kind := event(r.byte())
 	e.mu.Lock()
 	rs := e.sessions[n]
+	ended := rs == nil || rs.closed
 	e.mu.Unlock()
-	if rs == nil {
-		return // it has ended here; the leader hears that soon
+	if ended {
+		return // the leader hears that soon
 	}
 	switch kind {
 	case eventStored:
@@ -286,12 +293,6 @@ func (d *remoteDurable) save(state []byte, done Done) {
 	if _, err := d.rs.edge.ask(d.rs, payload, true, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) }); err != nil {
 		answer(done, Stored{}, err)
 	}
-}
-
-// leave tells the leader how the connection ended. The session is closed here already, so this goes by itself.
-func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
-	_, err := d.rs.edge.doClosed(ctx, d.rs, appendJSON([]byte{byte(methodLeave)}, leaveCall(o)))
-	return err
 }
 
 func (d *remoteDurable) bind(ctx context.Context, m method, c bindCall) error {

@@ -382,9 +382,6 @@ func (x *shadow) claim(ctx context.Context, r envelopeReader) ([]byte, error) {
 		return nil, err
 	}
 	d, present, err := x.session.Claim(ctx, ClaimOptions{Clean: c.Clean, Expiry: c.Expiry, Will: will, Again: c.Again})
-	if err == nil && c.Again && !present {
-		err = &Error{Op: "connect", Class: NotFound, Text: "the session is not known to this leader"}
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -207,6 +207,7 @@ func TestClusterWillOutlivesTheLeader(t *testing.T) {
 		{name: "it is lost later", wills: 1, after: lose},
 		{name: "it parts later", after: part},
 		{name: "it is lost meanwhile", wills: 1, between: lose},
+		{name: "it parts meanwhile", between: part},
 		{name: "its node is lost meanwhile", wills: 1, between: func(c *testCluster, _ *Session, _ *Will) { c.wires.setCut("n0", true) }},
 		{name: "its node is lost before", wills: 1, before: func(c *testCluster, _ *Session, _ *Will) { c.wires.setCut("n0", true) }},
 		{name: "its node is lost later", wills: 1, after: func(c *testCluster, _ *Session, _ *Will) { c.wires.setCut("n0", true) }},
