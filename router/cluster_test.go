@@ -241,7 +241,7 @@ func TestClusterNodeLoss(t *testing.T) {
 		return nil
 	})
 	m := &Message{To: dest(t, "/queue/q"), Body: []byte("refused"), Flags: FlagPersistent}
-	if err := publish(t, c.edges[0].session(), m); ClassOf(err) != Unavailable {
+	if err := publish(t, c.edges[0].session(), m); ClassOf(err) != Unavailable || !strings.Contains(err.Error(), "try again, or another node") {
 		t.Errorf("cut off, it says %v", err)
 	}
 	c.wires.setCut("n0", false)
@@ -449,6 +449,8 @@ func TestClusterBrowseBindAndExclusive(t *testing.T) {
 	if got := other.bodies(); len(got) != 0 {
 		t.Errorf("an exclusive consumer's queue gave %v to another", got)
 	}
+	a.Close() // the queue is another's now, wherever that is
+	other.wait(t, "2")
 }
 
 // TestClusterSharedGroupWaitsForDurableMembers: a group with a durable member has one mailbox for all nodes, and in a live one

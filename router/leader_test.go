@@ -180,6 +180,62 @@ func TestClusterSettlementOutlivesTheLeader(t *testing.T) {
 	}
 }
 
+// What a leader stored without living to say so is asked of the next one again: it is confirmed, and there once. A transaction that was
+// on its way then is refused, and is there as a whole or not at all; one that comes while there is no leader waits for the next.
+func TestClusterRepeatsAreStoredOnce(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	s := c.edges[0].session()
+	sub, _ := subscribe(t, c.edges[1].session(), SubscribeOptions{Filter: filter(t, "/topic/t"), Credit: 1, Durable: "d"})
+	sub.Close(nil)
+	for _, q := range []string{"/queue/q", "/queue/a", "/queue/b"} {
+		mustPublish(t, s, q, "0")
+	}
+	c.edges[0].Hold(time.Minute)
+	c.wires.setCut("core", true) // the leader hears, and nobody hears it
+	answers := make(chan error, 2)
+	for _, to := range []string{"/queue/q", "/topic/t"} {
+		m := &Message{To: dest(t, to), Body: []byte("1"), Flags: FlagPersistent}
+		if _, err := s.Publish(context.Background(), m, nil, func(_ Stored, err error, _ *outbox.Batch) { answers <- err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit := func(body string) chan error {
+		t.Helper()
+		out := make(chan error, 1)
+		ms := []*Message{{To: dest(t, "/queue/a"), Body: []byte(body)}, {To: dest(t, "/queue/b"), Body: []byte(body)}}
+		if err := s.Commit(context.Background(), ms, nil, nil, func(_ Stored, err error, _ *outbox.Batch) { out <- err }); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	doubtful := commit("in doubt")
+	c.core.waitDepth("/queue/q", 2)
+	c.core.waitDepth("/queue/b", 2)
+	c.crash()
+	c.wires.setCut("core", false)
+	waiting := commit("waits")
+	if err := <-doubtful; ClassOf(err) != Unavailable {
+		t.Errorf("a transaction whose leader died: %v", err)
+	}
+	c.succeed()
+	for range 2 {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-waiting; err != nil {
+		t.Error(err)
+	}
+	for q, want := range map[string]int{"/queue/q": 2, "/queue/a": 3, "/queue/b": 3} {
+		if got := c.core.depth(q); got != want {
+			t.Errorf("%s has %d messages, not %d", q, got, want)
+		}
+	}
+	_, durable := subscribe(t, c.edges[0].session(), SubscribeOptions{Filter: filter(t, "/topic/t"), Credit: 9, Durable: "d"})
+	mustPublish(t, s, "/topic/t", "live too")
+	durable.wait(t, "1", "live too")
+}
+
 // A leader whose lease has ended says nothing more: neither confirmations nor deliveries.
 func TestClusterLeaderWithoutLeaseIsSilent(t *testing.T) {
 	c := startCluster(t, 1, nil)
