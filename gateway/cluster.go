@@ -88,10 +88,10 @@ func (g *Gateway) joinCluster(o jetstream.Options, r router.Options) error {
 	}
 	g.undo = append(g.undo, m.stop)
 	g.member = m
+	g.checks = append(g.checks, readyCheck{"leader", m.linked})
 	if err := g.joinPeers(m.node, m.lease); err != nil {
 		return err
 	}
-	g.checks = append(g.checks, readyCheck{"leader", m.linked})
 	m.group.Go(func() {
 		if err := m.node.Campaign(m.life, m); err != nil {
 			g.log.Error("this node takes no part in the cluster", "error", err)

@@ -61,6 +61,8 @@ type Gateway struct {
 	undo      []func() // in order of start; Close runs them backwards
 	checks    []readyCheck
 	peers     *peers // nil on a single node
+	told      systemTold
+	fronts    atomic.Bool // the front-ends are there: other nodes may ask before
 	serving   atomic.Bool
 	closing   sync.Once
 
@@ -132,6 +134,7 @@ func (g *Gateway) makeFrontEnds() error {
 	if g.ws, err = ws.New(g.wsOptions()); err != nil {
 		return err
 	}
+	g.fronts.Store(true)
 	g.undo = append(g.undo, g.drain) // what drained before has nothing to do
 	g.router.Tell(systemEvery, g.systemValues)
 	return nil
@@ -384,6 +387,9 @@ func (g *Gateway) adminOptions(r *router.Router) admin.Options {
 
 func (g *Gateway) connections() map[string]int {
 	n := map[string]int{}
+	if !g.fronts.Load() {
+		return n
+	}
 	for name, f := range g.frontEnds() {
 		n[name] = f.Connections()
 	}

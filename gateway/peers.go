@@ -33,6 +33,9 @@ func (g *Gateway) joinPeers(n *jetstream.Node, leader func() (string, time.Durat
 		return err
 	}
 	g.undo = append(g.undo, status.Close)
+	if err := status.Also(systemQuestion, g.systemAnswer); err != nil {
+		return err
+	}
 	g.peers = &peers{name: g.cfg.Cluster.Name, status: status, leader: leader}
 	return nil
 }
@@ -62,7 +65,9 @@ func (g *Gateway) cluster(ctx context.Context) (admin.Cluster, error) {
 	if streams, err := g.peers.status.Streams(ctx); err == nil {
 		out.Streams = streamViews(streams)
 	}
-	out.Nodes = append(out.Nodes, silentNodes(out)...)
+	if !g.node.External() { // else others than these nodes have the replicas
+		out.Nodes = append(out.Nodes, silentNodes(out)...)
+	}
 	for i := range out.Nodes {
 		out.Nodes[i].Leader = out.Nodes[i].Name == out.Leader
 	}

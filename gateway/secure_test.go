@@ -169,6 +169,7 @@ cluster:
 		awaitReady(t, n, "")
 	}
 	crosses(t, n1, n3, "one")
+	toldOfAll(t, []*Gateway{n1, n2, n3})
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "ours", "n3.pem"), filepath.Join(dir, "ours", "n3.key"))
 	if err != nil {
 		t.Fatal(err)
@@ -192,6 +193,9 @@ cluster:
 	n3, _ = node(2, "theirs")
 	awaitReady(t, n3, "majority")
 	crosses(t, n1, n2, "two")
+	if got := talk(t, client(t, n3), "SEND\ndestination:/queue/x\nreceipt:1\npersistent:true\n\nx\x00"); !strings.HasPrefix(got, "ERROR\n") || !strings.Contains(got, "try again, or another node") {
+		t.Errorf("the node that is alone answers %q", got)
+	}
 }
 
 // Sites whose files name certificates of one authority are linked; those that know the secret and have another's, or none,
@@ -339,4 +343,11 @@ func TestNATSOverTLSWithCredentials(t *testing.T) {
 	}
 	crosses(t, both[0], both[1], "one")
 	crosses(t, both[1], both[0], "two")
+	for _, g := range both {
+		c, err := g.cluster(t.Context())
+		if err != nil || len(c.Nodes) != 2 || !c.Nodes[0].Reachable || !c.Nodes[1].Reachable || c.Nodes[0].Leader == c.Nodes[1].Leader {
+			t.Errorf("%s sees %+v, %v", g.cfg.NodeName, c.Nodes, err)
+		}
+	}
+	toldOfAll(t, both)
 }

@@ -1,10 +1,13 @@
 package gateway
 
 import (
+	"context"
+	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mqgate/mqgate/router"
@@ -15,10 +18,105 @@ const (
 	systemEvery = 10 * time.Second
 	// maxSystemQueues bounds the queues that it tells of: the deepest ones.
 	maxSystemQueues = 1000
+	// systemFresh is how long an answer of other nodes serves all who ask.
+	systemFresh = time.Second
 )
 
-// systemValues are what this node tells of itself, under names that other MQTT servers use where there are such. What is
-// stored belongs to the node that leads a cluster.
+// systemQuestion is how the nodes of a cluster ask each other for their part of it.
+const systemQuestion = "system"
+
+// systemPart is what one node has to tell; numbers are added up over all nodes.
+type systemPart struct {
+	Clients  map[string]int    `json:"clients"` // by protocol
+	Counters map[string]uint64 `json:"counters"`
+	Dropped  map[string]uint64 `json:"dropped"`
+	// Of what is stored; only the node that leads has these.
+	Stores   bool          `json:"stores,omitempty"`
+	Away     int           `json:"away,omitempty"` // durable sessions without a connection
+	Retained int           `json:"retained,omitempty"`
+	Queues   int           `json:"queues,omitempty"`
+	Deepest  []systemQueue `json:"deepest,omitempty"`
+}
+
+type systemQueue struct {
+	Name                      string `json:"name"`
+	Ready, Unacked, Consumers int
+}
+
+// systemTold is what all nodes said last.
+type systemTold struct {
+	sync.Mutex
+	at    time.Time
+	parts []systemPart
+}
+
+// systemPart is this node's.
+func (g *Gateway) systemPart() systemPart {
+	s := &g.router.Stats
+	p := systemPart{Clients: g.connections(), Dropped: s.Dropped(), Counters: map[string]uint64{
+		"subscriptions/count": uint64(g.router.Subscriptions()),
+		"bytes/received":      g.mqtt.Stats.BytesReceived.Load(), // by MQTT
+		"bytes/sent":          g.mqtt.Stats.BytesSent.Load(),
+		"messages/received":   s.Published.Load(),
+		"messages/sent":       s.Delivered.Load(),
+		"messages/refused":    s.Refused.Load(),
+	}}
+	core := g.core()
+	if core == nil {
+		return p
+	}
+	if core != g.router { // what clients sent and got was counted where they are
+		for reason, n := range core.Stats.Dropped() {
+			p.Dropped[reason] += n
+		}
+	}
+	all, online := core.DurableSessions()
+	p.Stores, p.Away, p.Retained, p.Queues = true, all-online, core.RetainedCount(), core.Queues()
+	for _, q := range core.Deepest(maxSystemQueues) {
+		p.Deepest = append(p.Deepest, systemQueue{q.Name, q.Ready, q.Unacked, q.Consumers})
+	}
+	return p
+}
+
+// systemAnswer is this node's part for another one.
+func (g *Gateway) systemAnswer() []byte {
+	if !g.fronts.Load() {
+		return nil
+	}
+	text, err := json.Marshal(g.systemPart())
+	if err != nil {
+		g.log.Error("cannot tell other nodes of this one", "error", err)
+	}
+	return text
+}
+
+// systemParts are those of all nodes that answer; where there are several, of a moment ago at most.
+func (g *Gateway) systemParts() []systemPart {
+	if g.peers == nil {
+		return []systemPart{g.systemPart()}
+	}
+	g.told.Lock()
+	defer g.told.Unlock()
+	if time.Since(g.told.at) < systemFresh {
+		return g.told.parts
+	}
+	answers, err := g.peers.status.AskAlso(context.Background(), systemQuestion) // for a second at most
+	if err != nil {
+		g.log.Warn("cannot ask other nodes how they are", "error", err)
+	}
+	g.told.parts = nil
+	for _, a := range answers {
+		var p systemPart
+		if json.Unmarshal(a, &p) == nil { // a node of another version may say something else
+			g.told.parts = append(g.told.parts, p)
+		}
+	}
+	g.told.at = time.Now()
+	return g.told.parts
+}
+
+// systemValues are what the gateway tells of itself, under names that other MQTT servers use where there are such: of all nodes
+// of a cluster, but for the node's own version, time and disk.
 func (g *Gateway) systemValues() []router.SystemValue {
 	var out []router.SystemValue
 	add := func(topic, text string) {
@@ -28,59 +126,44 @@ func (g *Gateway) systemValues() []router.SystemValue {
 
 	add("version", "mqgate version "+g.version)
 	add("uptime", strconv.FormatInt(int64(time.Since(g.started)/time.Second), 10)+" seconds")
-	connected := 0
-	for protocol, n := range g.connections() {
-		connected += n
-		number("clients/"+protocol, uint64(n))
-	}
-	core := g.core()
-	away := 0
-	if core != nil {
-		all, online := core.DurableSessions()
-		away = all - online
-	}
-	number("clients/connected", uint64(connected))
-	number("clients/disconnected", uint64(away)) // durable sessions
-	number("clients/total", uint64(connected+away))
-	number("subscriptions/count", uint64(g.router.Subscriptions()))
-	number("bytes/received", g.mqtt.Stats.BytesReceived.Load()) // by MQTT
-	number("bytes/sent", g.mqtt.Stats.BytesSent.Load())
+	used, limit := g.node.Usage()
+	number("store/bytes", used)
+	number("store/limit", limit)
 
-	stats := []*router.Stats{&g.router.Stats}
-	if core != nil && core != g.router {
-		stats = append(stats, &core.Stats)
-	}
-	dropped := map[string]uint64{}
+	numbers, dropped := map[string]uint64{}, map[string]uint64{}
 	for _, reason := range router.DropReasons {
 		dropped[reason] = 0
 	}
-	var received, sent, refused uint64
-	for _, s := range stats {
-		received += s.Published.Load()
-		sent += s.Delivered.Load()
-		refused += s.Refused.Load()
-		for reason, n := range s.Dropped() {
+	var stored systemPart
+	for _, p := range g.systemParts() {
+		for protocol, n := range p.Clients {
+			numbers["clients/"+protocol] += uint64(n)
+			numbers["clients/connected"] += uint64(n)
+		}
+		for topic, n := range p.Counters {
+			numbers[topic] += n
+		}
+		for reason, n := range p.Dropped {
 			dropped[reason] += n
 		}
+		if p.Stores {
+			stored = p
+		}
 	}
-	number("messages/received", received)
-	number("messages/sent", sent)
-	number("messages/refused", refused)
-	var lost uint64
-	for _, reason := range slices.Sorted(maps.Keys(dropped)) {
-		number("messages/dropped/"+reason, dropped[reason])
-		lost += dropped[reason]
+	for reason, n := range dropped {
+		numbers["messages/dropped/"+reason] = n
+		numbers["messages/dropped"] += n
 	}
-	number("messages/dropped", lost)
-	used, limit := g.node.Usage()
-	number("store/bytes", uint64(max(used, 0)))
-	number("store/limit", uint64(max(limit, 0)))
-	if core == nil {
-		return out
+	if stored.Stores { // else nobody leads now
+		numbers["clients/disconnected"] = uint64(stored.Away) // durable sessions
+		numbers["clients/total"] = numbers["clients/connected"] + uint64(stored.Away)
+		numbers["retained messages/count"] = uint64(stored.Retained)
+		numbers["queues/count"] = uint64(stored.Queues)
 	}
-	number("retained messages/count", uint64(core.RetainedCount()))
-	number("queues/count", uint64(core.Queues()))
-	for _, q := range core.Deepest(maxSystemQueues) {
+	for _, topic := range slices.Sorted(maps.Keys(numbers)) {
+		number(topic, numbers[topic])
+	}
+	for _, q := range stored.Deepest {
 		if strings.ContainsAny(q.Name, "+#") {
 			continue // no topic has that
 		}

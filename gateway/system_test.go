@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 )
@@ -57,4 +59,55 @@ func TestSystemValues(t *testing.T) {
 			t.Errorf("the subscriber did not get %s", topic)
 		}
 	}
+}
+
+// toldOfAll: what any node tells of the gateway, such as by topics below "$SYS", is of all nodes.
+func toldOfAll(t *testing.T, nodes []*Gateway) {
+	t.Helper()
+	var holds net.Conn
+	for i, g := range nodes {
+		c := client(t, g)
+		if got := talk(t, c, "SEND\ndestination:/queue/told\nreceipt:1\npersistent:true\n\nx\x00"); !strings.HasPrefix(got, "RECEIPT\n") {
+			t.Fatal(got)
+		}
+		if i == 0 {
+			holds = c
+		}
+	}
+	if got := talk(t, holds, "SUBSCRIBE\nid:1\nack:client\ndestination:/queue/told\n\n\x00"); !strings.HasPrefix(got, "MESSAGE\n") {
+		t.Fatal(got)
+	}
+	for _, g := range nodes {
+		var wrong []string
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			if wrong = wrongOf(g, nodes); wrong == nil {
+				break
+			}
+		}
+		if wrong != nil {
+			t.Errorf("%s tells: %s", g.cfg.NodeName, strings.Join(wrong, ", "))
+		}
+	}
+}
+
+// wrongOf compares what a node tells with what is known of all.
+func wrongOf(g *Gateway, nodes []*Gateway) (wrong []string) {
+	var connected, received uint64
+	for _, x := range nodes {
+		connected += uint64(x.stomp.Connections())
+		received += x.router.Stats.Published.Load()
+	}
+	values := map[string]string{}
+	for _, v := range g.systemValues() {
+		values[strings.TrimPrefix(v.Topic, "$SYS/broker/")] = v.Text
+	}
+	for topic, want := range map[string]uint64{
+		"queues/told/ready": uint64(len(nodes) - 1), "queues/told/unacked": 1, "queues/told/consumers": 1,
+		"clients/connected": connected, "messages/received": received,
+	} {
+		if values[topic] != fmt.Sprint(want) {
+			wrong = append(wrong, fmt.Sprintf("%s is %q, not %d", topic, values[topic], want))
+		}
+	}
+	return wrong
 }

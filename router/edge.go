@@ -527,6 +527,16 @@ func (e *edge) store(s *Session, to *route, m *Message, done Done) (bool, error)
 		m.DedupID = "edge\x00" + m.ID.String() // another leader may be asked again
 	}
 	payload := m.AppendEnvelope(append(make([]byte, 0, m.Size()+128), byte(methodPublish)))
-	_, err := e.ask(s.remote, payload, true, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) })
+	_, err := e.ask(s.remote, payload, true, func(r reply, w *outbox.Batch) { e.published(1, r, done, w) })
 	return err == nil, err
+}
+
+// published has done hear how a publish of some messages ended, and counts it.
+func (e *edge) published(n int, r reply, done Done, w *outbox.Batch) {
+	if r.err == nil {
+		e.router.Stats.Published.Add(uint64(n))
+	} else {
+		e.router.Stats.Refused.Add(1)
+	}
+	done(Stored{}, r.err, w)
 }

@@ -125,7 +125,7 @@ func (e *edge) commit(s *Session, ms []*Message, settle []*Delivery, done Done) 
 	for _, d := range held {
 		b = binary.AppendUvarint(binary.AppendUvarint(b, d.remote.id), d.Seq)
 	}
-	_, err := e.ask(s.remote, b, false, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) })
+	_, err := e.ask(s.remote, b, false, func(r reply, w *outbox.Batch) { e.published(len(ms), r, done, w) })
 	return err
 }
 

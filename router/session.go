@@ -101,7 +101,9 @@ func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done
 		s.router.Stats.Refused.Add(1)
 		return false, err
 	}
-	s.router.Stats.Published.Add(1)
+	if !pending || s.router.edge == nil { // else it is counted when the leader has answered
+		s.router.Stats.Published.Add(1)
+	}
 	if m.Has(FlagRetain) {
 		// Whoever subscribed meanwhile may have read the topic's retained message before this one.
 		if now, err := s.route(ctx, m.To); err == nil {

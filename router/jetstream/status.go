@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// statusSubject is where nodes ask each other how they are.
+// statusSubject is where nodes ask each other how they are; what else they ask is a level more.
 const statusSubject = "mqgate.status"
 
 // Status is a node's conversation with the others about how they are.
@@ -42,11 +42,30 @@ func (n *Node) Status(self func() []byte) (*Status, error) {
 // Close ends the conversation.
 func (s *Status) Close() { s.conn.Close() }
 
-// answerTime is how long the slowest node's answer is waited for.
-const answerTime = time.Second
+// Also has the node answer another question, until Close.
+func (s *Status) Also(question string, answer func() []byte) error {
+	if _, err := s.conn.Subscribe(statusSubject+"."+question, func(m *nats.Msg) { _ = m.Respond(answer()) }); err != nil {
+		return fmt.Errorf("answer other nodes: %w", err)
+	}
+	return nil
+}
 
-// Ask returns the answers of all nodes that can be reached, this one's too.
-func (s *Status) Ask(ctx context.Context) ([][]byte, error) {
+const (
+	// answerTime is how long the slowest node's answer is waited for.
+	answerTime = time.Second
+	// answerGap is how long another one is waited for where nobody knows how many there are.
+	answerGap = 300 * time.Millisecond
+)
+
+// Ask returns how all nodes are that can be reached, this one too.
+func (s *Status) Ask(ctx context.Context) ([][]byte, error) { return s.ask(ctx, statusSubject) }
+
+// AskAlso returns their answers to another question.
+func (s *Status) AskAlso(ctx context.Context, question string) ([][]byte, error) {
+	return s.ask(ctx, statusSubject+"."+question)
+}
+
+func (s *Status) ask(ctx context.Context, subject string) ([][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	inbox, err := s.conn.SubscribeSync(nats.NewInbox())
@@ -54,12 +73,16 @@ func (s *Status) Ask(ctx context.Context) ([][]byte, error) {
 		return nil, fmt.Errorf("ask other nodes: %w", err)
 	}
 	defer inbox.Unsubscribe()
-	if err := s.conn.PublishRequest(statusSubject, inbox.Subject, nil); err != nil {
+	if err := s.conn.PublishRequest(subject, inbox.Subject, nil); err != nil {
 		return nil, fmt.Errorf("ask other nodes: %w", err)
 	}
 	var out [][]byte
-	for want := 1 + len(s.node.Connected()); len(out) < want; {
-		m, err := inbox.NextMsgWithContext(ctx)
+	for want := 1 + len(s.node.Connected()); s.node.External() || len(out) < want; {
+		wait := answerTime
+		if s.node.External() && len(out) > 0 {
+			wait = answerGap
+		}
+		m, err := nextMessage(ctx, inbox, wait)
 		if err != nil {
 			break // who has not answered is not there
 		}
@@ -68,6 +91,12 @@ func (s *Status) Ask(ctx context.Context) ([][]byte, error) {
 		}
 	}
 	return out, nil
+}
+
+func nextMessage(ctx context.Context, from *nats.Subscription, wait time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return from.NextMsgWithContext(ctx)
 }
 
 // Connected names the nodes that this one has routes to.
