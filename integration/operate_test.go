@@ -74,31 +74,79 @@ func TestSecondProcess(t *testing.T) {
 	harness.MustLogin(t, b.Addr()).MustConfirm(t, "SEND", []byte("x"), "destination:/queue/q")
 }
 
-// TestDamagedStore cuts off the end of what is stored: the gateway says so and does
-// not start, unless it is told to continue with what is readable.
+// TestDamagedStore damages what is stored, after an end in order and after a crash: the
+// gateway says so and does not start, unless it is told to continue with what is
+// readable. After a crash it knows of what was stored until about a second before.
 func TestDamagedStore(t *testing.T) {
-	b := harness.New(t)
-	b.AllowErrors = true
-	b.Start()
-	w := harness.MustLogin(t, b.Addr())
-	for range 300 {
-		w.MustConfirm(t, "SEND", bytes.Repeat([]byte("x"), 1000), "destination:/queue/precious")
-	}
-	b.Stop()
-	damage(t, b.DataDir())
-	expectRefusal(t, b, "damage")
-	b.Set = []string{"storage.on_damage=continue"}
-	b.Start()
-	if d := b.Depths("precious"); d.Depth >= 300 || d.Depth == 0 {
-		t.Errorf("of 300 messages %d are left: the test did not damage what it should", d.Depth)
+	for _, tc := range []struct {
+		name string
+		harm func(t *testing.T, block string, size int64)
+		left int // at most
+	}{
+		{"truncated", func(t *testing.T, block string, size int64) {
+			if err := os.Truncate(block, size/2); err != nil {
+				t.Fatal(err)
+			}
+		}, 299},
+		{"removed", func(t *testing.T, block string, _ int64) {
+			if err := os.RemoveAll(filepath.Dir(filepath.Dir(block))); err != nil {
+				t.Fatal(err)
+			}
+		}, 0},
+	} {
+		for end, stop := range map[string]func(*harness.Broker){"stop": (*harness.Broker).Stop, "kill": (*harness.Broker).Kill} {
+			t.Run(tc.name+" after "+end, func(t *testing.T) {
+				b := harness.New(t)
+				b.AllowErrors = true
+				b.Start()
+				w := harness.MustLogin(t, b.Addr())
+				for range 298 {
+					w.Must(t, "SEND", bytes.Repeat([]byte("x"), 1000), "destination:/queue/precious")
+				}
+				for range 2 { // a record that is under way may be of before; the one after it is not
+					before := recordsSaved(t, b)
+					w.MustConfirm(t, "SEND", bytes.Repeat([]byte("x"), 1000), "destination:/queue/precious")
+					harness.Eventually(t, 20*time.Second, func() error {
+						if !recordsSaved(t, b).After(before) {
+							return errorf("the queue's record is not saved")
+						}
+						return nil
+					})
+				}
+				stop(b)
+				block, size := largestBlock(t, b.DataDir())
+				tc.harm(t, block, size)
+				expectRefusal(t, b, "damage", "precious")
+				b.Set = []string{"storage.on_damage=continue"}
+				b.Start()
+				if d := b.Depths("precious"); d.Depth > tc.left || tc.left > 0 && d.Depth == 0 {
+					t.Errorf("of 300 messages %d are left", d.Depth)
+				}
+				w = harness.MustLogin(t, b.Addr())
+				w.MustConfirm(t, "SEND", []byte("new"), "destination:/queue/precious")
+			})
+		}
 	}
 }
 
-// damage halves the largest block of messages.
-func damage(t *testing.T, dir string) {
+// recordsSaved is when the records of queues were last written.
+func recordsSaved(t *testing.T, b *harness.Broker) (last time.Time) {
 	t.Helper()
-	var largest string
-	var size int64
+	files, err := filepath.Glob(filepath.Join(b.DataDir(), "jetstream", "*", "streams", "MQGATE_RECORDS", "msgs", "*.blk"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no records: %v", err)
+	}
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil && info.ModTime().After(last) { // else it was compacted
+			last = info.ModTime()
+		}
+	}
+	return last
+}
+
+// largestBlock finds the largest block of messages.
+func largestBlock(t *testing.T, dir string) (largest string, size int64) {
+	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".blk") {
 			return err
@@ -112,9 +160,7 @@ func damage(t *testing.T, dir string) {
 	if err != nil || size == 0 {
 		t.Fatalf("no block of messages in %s: %v", dir, err)
 	}
-	if err := os.Truncate(largest, size/2); err != nil {
-		t.Fatal(err)
-	}
+	return largest, size
 }
 
 // TestQueueVerbs uses the operator's verbs on a running gateway.

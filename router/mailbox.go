@@ -1,7 +1,6 @@
 package router
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"sync"
@@ -20,12 +19,6 @@ const (
 	// deliver: after a crash, at most so many messages are marked redelivered
 	// that never were.
 	reserveAhead = 4096
-	// saveEveryMs is how long a settlement may wait to be saved. After a crash,
-	// what was settled in that time is delivered again, marked.
-	saveEveryMs = 100
-	// trimEveryMs and trimEvery bound how long settled messages stay stored.
-	trimEveryMs = 1000
-	trimEvery   = 5000
 	// retryMs is the pause after the store refused.
 	retryMs = 500
 )
@@ -67,6 +60,7 @@ type Mailbox struct {
 	handed    uint64 // highest sequence delivered
 	saving    bool
 	dirty     bool
+	stale     bool // the saved record does not know of all that is stored
 	savedMs   int64
 	waiters   []Done // acknowledgements that wait for the next save
 	saved     uint64 // floor of the saved record
@@ -190,6 +184,7 @@ func (b *Mailbox) enter(m *Message, seq uint64) {
 	}
 	b.bytes += uint64(m.Size())
 	b.ledger.stored(seq, m, b.room())
+	b.mark()
 }
 
 // appendAll stores the messages as one: all or none.
@@ -340,90 +335,12 @@ func (b *Mailbox) settled(d *Delivery) {
 	b.touch()
 }
 
-// touch has the record saved soon.
-func (b *Mailbox) touch() {
-	if !b.dirty {
-		b.dirty = true
-		b.alarm(b.savedMs + saveEveryMs)
-	}
-}
-
 // alarm has tend called at a time, or at once if that is past.
 func (b *Mailbox) alarm(atMs int64) {
 	if b.alarmMs == 0 || atMs < b.alarmMs {
 		b.alarmMs = max(atMs, 1)
 		b.router.alarms.set(b, b.alarmMs)
 	}
-}
-
-// save writes the record; with the lock held. One write is under way at a time,
-// and the next covers all that came meanwhile.
-func (b *Mailbox) save(w *outbox.Batch) {
-	if b.saving || b.closed {
-		b.dirty = true
-		return
-	}
-	b.saving, b.dirty = true, false
-	r := b.record(false)
-	waiters := b.waiters
-	b.waiters = nil
-	b.log.SaveRecord(r.encode(nil), func(s Stored, err error, w *outbox.Batch) {
-		b.recorded(&r, err, w)
-		for _, done := range waiters {
-			done(s, err, w)
-		}
-	})
-}
-
-func (b *Mailbox) record(clean bool) record {
-	r := b.ledger.snapshot()
-	r.Bytes, r.Expiring, r.Clean = b.bytes, b.expiring, clean
-	r.Reserved = b.handed
-	if !clean {
-		next := b.ledger.floor()
-		if d := b.ledger.peek(); d != nil {
-			next = max(next, d.Seq) // an inbox shares its sequences: it may be far away
-		}
-		r.Reserved = max(b.handed, next) + reserveAhead
-	}
-	return r
-}
-
-// flush has done called when the settlements so far are stored.
-func (b *Mailbox) flush(w *outbox.Batch, done Done) {
-	b.mu.Lock()
-	waits := !b.closed && (b.dirty || b.saving)
-	if waits {
-		b.confirm(w, done)
-	}
-	b.mu.Unlock()
-	if !waits {
-		done(Stored{}, nil, w)
-	}
-}
-
-// recorded notes what the store now knows.
-func (b *Mailbox) recorded(r *record, err error, w *outbox.Batch) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.saving = false
-	b.savedMs = time.Now().UnixMilli()
-	if err != nil {
-		b.dirty = true
-		b.alarm(b.savedMs + retryMs)
-		return
-	}
-	b.reserved = max(b.reserved, r.Reserved)
-	b.saved = r.Floor
-	if b.dirty && len(b.waiters) > 0 {
-		b.save(w)
-	} else if b.dirty || b.saved > b.trimmed {
-		b.alarm(b.savedMs + saveEveryMs)
-	}
-	if b.saved >= b.trimmed+trimEvery && !b.trimming {
-		b.alarm(b.savedMs)
-	}
-	b.dispatch(w)
 }
 
 // tend does what time brings: delays that end, expiries, saving and trimming.
@@ -440,45 +357,11 @@ func (b *Mailbox) tend(nowMs int64) {
 	}
 	b.expireDue(nowMs, &w)
 	b.renewOldest()
-	if b.dirty && !b.saving {
-		if nowMs >= b.savedMs+saveEveryMs {
-			b.save(&w)
-		} else {
-			b.alarm(b.savedMs + saveEveryMs)
-		}
-	}
+	b.saveDue(nowMs, &w)
 	b.trim(nowMs)
 	b.dispatch(&w)
 	b.mu.Unlock()
 	w.Flush()
-}
-
-// trim has the store forget what is settled, up to the saved floor, so that a
-// restart never misses a message that its record still counts.
-func (b *Mailbox) trim(nowMs int64) {
-	upto := b.saved
-	if b.trimming || upto <= b.trimmed {
-		return
-	}
-	if upto < b.trimmed+trimEvery && nowMs < b.trimmedMs+trimEveryMs {
-		b.alarm(b.trimmedMs + trimEveryMs)
-		return
-	}
-	b.trimming = b.router.goFunc(func(ctx context.Context) {
-		err := b.log.Trim(ctx, upto)
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.trimming = false
-		b.trimmedMs = time.Now().UnixMilli()
-		if err != nil {
-			b.alarm(b.trimmedMs + retryMs)
-			return
-		}
-		b.trimmed = upto
-		if b.saved > b.trimmed {
-			b.alarm(b.trimmedMs + trimEveryMs)
-		}
-	})
 }
 
 // attach adds a consumer; it gets nothing before start.

@@ -101,7 +101,7 @@ func (r *Router) newMailbox(ctx context.Context, s StoredMailbox) (*Mailbox, err
 	if err := b.saveAndWait(ctx, r0); err != nil {
 		return nil, storeError("open", err)
 	}
-	b.reserved, b.saved = r0.Reserved, r0.Floor
+	b.reserved, b.saved, b.savedMs = r0.Reserved, r0.Floor, time.Now().UnixMilli()
 	if b.expiring {
 		r.goFunc(b.scanExpiries)
 	}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -36,6 +37,28 @@ func TestMarksOutlastCrashesAndCleanStops(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDamageAfterACrashIsRefused also where nobody ever consumed: what was stored a while before is known.
+func TestDamageAfterACrashIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, nil)
+		h.fill("/queue/a", 6)
+		time.Sleep(2 * markEveryMs * time.Millisecond)
+		synctest.Wait()
+		h.fill("/queue/a", 2) // of these it need not know yet
+		h.Abandon()
+		h.Router = nil
+		l := h.store.logs[MailboxID{KindQueueBox, "/", "a"}]
+		l.entries, l.last = l.entries[:6], 6
+		h.open()
+		h.Abandon()
+		h.Router = nil
+		l.entries, l.last = l.entries[:5], 5
+		if _, err := New(context.Background(), h.opt); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "1 at its end") {
+			t.Errorf("start on a damaged store: %v", err)
+		}
+	})
 }
 
 func TestACleanStopMarksNothingThatWasNotDelivered(t *testing.T) {

@@ -1,0 +1,154 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/mqgate/mqgate/router/outbox"
+)
+
+const (
+	// saveEveryMs is how long a settlement may wait to be saved. After a crash,
+	// what was settled in that time is delivered again, marked.
+	saveEveryMs = 100
+	// markEveryMs is how long the record may not know what was stored since. Damage
+	// that takes no more than that from the end of a queue is not told from a crash.
+	markEveryMs = 1000
+	// trimEveryMs and trimEvery bound how long settled messages stay stored.
+	trimEveryMs = 1000
+	trimEvery   = 5000
+)
+
+// touch has the record saved soon.
+func (b *Mailbox) touch() {
+	if !b.dirty {
+		b.dirty = true
+		b.alarm(b.savedMs + saveEveryMs)
+	}
+}
+
+// mark has the record of a queue saved some time, also if nobody consumes from it: a
+// start compares what is stored with it. An inbox is not worth a second write for
+// what may be its only message.
+func (b *Mailbox) mark() {
+	if !b.stale && b.id.Kind == KindQueueBox {
+		b.stale = true
+		b.alarm(b.savedMs + markEveryMs)
+	}
+}
+
+// saveDue saves the record if it is time; with the lock held.
+func (b *Mailbox) saveDue(nowMs int64, w *outbox.Batch) {
+	every := int64(saveEveryMs)
+	switch {
+	case b.saving || !b.dirty && !b.stale:
+		return
+	case !b.dirty:
+		every = markEveryMs
+	}
+	if nowMs >= b.savedMs+every {
+		b.save(w)
+	} else {
+		b.alarm(b.savedMs + every)
+	}
+}
+
+// save writes the record; with the lock held. One write is under way at a time,
+// and the next covers all that came meanwhile.
+func (b *Mailbox) save(w *outbox.Batch) {
+	if b.saving || b.closed {
+		b.dirty = true
+		return
+	}
+	b.saving, b.dirty, b.stale = true, false, false
+	r := b.record(false)
+	waiters := b.waiters
+	b.waiters = nil
+	b.log.SaveRecord(r.encode(nil), func(s Stored, err error, w *outbox.Batch) {
+		b.recorded(&r, err, w)
+		for _, done := range waiters {
+			done(s, err, w)
+		}
+	})
+}
+
+func (b *Mailbox) record(clean bool) record {
+	r := b.ledger.snapshot()
+	r.Bytes, r.Expiring, r.Clean = b.bytes, b.expiring, clean
+	r.Reserved = b.handed
+	if !clean {
+		next := b.ledger.floor()
+		if d := b.ledger.peek(); d != nil {
+			next = max(next, d.Seq) // an inbox shares its sequences: it may be far away
+		}
+		r.Reserved = max(b.handed, next) + reserveAhead
+	}
+	return r
+}
+
+// flush has done called when the settlements so far are stored.
+func (b *Mailbox) flush(w *outbox.Batch, done Done) {
+	b.mu.Lock()
+	waits := !b.closed && (b.dirty || b.saving)
+	if waits {
+		b.confirm(w, done)
+	}
+	b.mu.Unlock()
+	if !waits {
+		done(Stored{}, nil, w)
+	}
+}
+
+// recorded notes what the store now knows.
+func (b *Mailbox) recorded(r *record, err error, w *outbox.Batch) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.saving = false
+	b.savedMs = time.Now().UnixMilli()
+	if err != nil {
+		b.dirty = true
+		b.alarm(b.savedMs + retryMs)
+		return
+	}
+	b.reserved = max(b.reserved, r.Reserved)
+	b.saved = r.Floor
+	if b.dirty && len(b.waiters) > 0 {
+		b.save(w)
+	} else if b.dirty || b.saved > b.trimmed {
+		b.alarm(b.savedMs + saveEveryMs)
+	} else if b.stale {
+		b.alarm(b.savedMs + markEveryMs)
+	}
+	if b.saved >= b.trimmed+trimEvery && !b.trimming {
+		b.alarm(b.savedMs)
+	}
+	b.dispatch(w)
+}
+
+// trim has the store forget what is settled, up to the saved floor, so that a
+// restart never misses a message that its record still counts.
+func (b *Mailbox) trim(nowMs int64) {
+	upto := b.saved
+	if b.trimming || upto <= b.trimmed {
+		return
+	}
+	if upto < b.trimmed+trimEvery && nowMs < b.trimmedMs+trimEveryMs {
+		b.alarm(b.trimmedMs + trimEveryMs)
+		return
+	}
+	b.trimming = b.router.goFunc(func(ctx context.Context) {
+		err := b.log.Trim(ctx, upto)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.trimming = false
+		b.trimmedMs = time.Now().UnixMilli()
+		if err != nil {
+			b.alarm(b.trimmedMs + retryMs)
+			return
+		}
+		b.trimmed = upto
+		if b.saved > b.trimmed {
+			b.alarm(b.trimmedMs + trimEveryMs)
+		}
+	})
+}
