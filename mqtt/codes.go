@@ -3,8 +3,10 @@ package mqtt
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // reason is an MQTT 5 reason code (MQTT 5 section 2.4).
@@ -118,6 +120,45 @@ func connackV3(r reason) byte {
 		return 5
 	}
 	return 0
+}
+
+// parting is what a WebSocket tells its client of a cause.
+func parting(cause error, loggedIn bool) door.Parting {
+	var f *fault
+	known := errors.As(cause, &f)
+	switch {
+	case errors.Is(cause, errSlow):
+		return door.Slow
+	case errors.Is(cause, os.ErrDeadlineExceeded) && !loggedIn:
+		return door.Late
+	case errors.Is(cause, errRefused):
+		return refusedParting(connackReason(cause))
+	case !known:
+		return 0
+	case f.code == takenOver:
+		return door.TakenOver
+	case f.code == keepAliveTimeout:
+		return door.Silent
+	case errors.Is(cause, errMoved):
+		return door.Moved
+	case f.code == serverBusy:
+		return door.Busy
+	case breaksRules(cause):
+		return door.Broken
+	}
+	return 0
+}
+
+func refusedParting(code reason) door.Parting {
+	switch code {
+	case unspecified, shuttingDown:
+		return 0
+	case notAuthorized, badCredentials, badAuthMethod:
+		return door.Refused
+	case unavailable, serverBusy, quotaExceeded:
+		return door.Busy
+	}
+	return door.Broken
 }
 
 // Causes of a connection's end that are not the client's doing.

@@ -331,6 +331,7 @@ func (c *conn) disown(cause error) {
 func (c *conn) fail(cause error) {
 	c.stop(cause)
 	c.kill(cause)
+	c.part(cause, true)  // what fails from outside has no login's deadline
 	_ = c.socket.Close() // the reader may have closed it
 	c.mu.Lock()
 	c.dead = true
@@ -372,6 +373,7 @@ func (c *conn) close(cause error) {
 	if c.connected && breaksRules(cause) {
 		c.server.Stats.ProtocolErrors.Add(1)
 	}
+	c.part(cause, c.session != nil)
 	if errors.Is(cause, errDraining) {
 		c.awaitReplies()
 	}
@@ -429,6 +431,13 @@ func breaksRules(cause error) bool {
 		return false
 	}
 	return true
+}
+
+// part has a WebSocket tell its client whether to come back, of which the older protocols say nothing.
+func (c *conn) part(cause error, loggedIn bool) {
+	if c.guard != nil {
+		c.guard.Part(parting(cause, loggedIn))
+	}
 }
 
 // awaitReplies waits until everything is confirmed and every reply is in the outbox, for a while.

@@ -186,7 +186,7 @@ func (c *conn) readFailed(err error) error {
 		return r
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.session == nil:
 		c.server.Stats.LoginTimeouts.Add(1)
-		r := fatal("The first frame must be CONNECT or STOMP, complete with its NUL.", "no CONNECT frame came within %s", c.server.opt.LoginTimeout)
+		r := fatal("The first frame must be CONNECT or STOMP, complete with its NUL.", "no CONNECT frame came within %s", c.server.opt.LoginTimeout).because(door.Late)
 		c.refuse(nil, false, r)
 		return r
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -261,7 +261,7 @@ func (c *conn) dispatch(f *frame.Frame) error {
 	if c.session == nil {
 		if f.Command != frame.CONNECT && f.Command != frame.STOMP {
 			c.server.Stats.LoginFailures.Add(1)
-			return fatal("Send CONNECT or STOMP first, and wait for CONNECTED.", "%s came before CONNECT: the client is not logged in", f.Command)
+			return fatal("Send CONNECT or STOMP first, and wait for CONNECTED.", "%s came before CONNECT: the client is not logged in", f.Command).because(door.Broken)
 		}
 		return c.aside(func() error { return c.connect(f) })
 	}
@@ -285,7 +285,7 @@ func (c *conn) dispatch(f *frame.Frame) error {
 	case frame.CONNECT, frame.STOMP:
 		return mistake("Open another connection to log in as someone else.", "Already connected.")
 	}
-	return fatal("", "unexpected command %s", f.Command)
+	return fatal("", "unexpected command %s", f.Command).because(door.Broken)
 }
 
 // disconnect answers after everything before it was answered (STOMP 1.2 "DISCONNECT"). Transactions that are open are
@@ -340,6 +340,7 @@ func (c *conn) disown(cause error) {
 func (c *conn) fail(cause error) {
 	c.stop(cause)
 	c.kill(cause)
+	c.part(cause)
 	_ = c.socket.Close() // the reader may have closed it
 	c.mu.Lock()
 	c.dead = true
@@ -373,6 +374,7 @@ func (c *conn) await(ok func() bool) bool {
 // close ends the connection for a cause: what can still be said is said, what the client held goes back to its mailboxes.
 func (c *conn) close(cause error) {
 	c.batch.Flush() // what the last frames fed others must leave, however this connection ended
+	c.part(cause)
 	if c.beat != nil {
 		c.beat.stop()
 	}
@@ -396,6 +398,20 @@ func (c *conn) close(cause error) {
 	_ = c.socket.Close()
 	c.decoder.Reset(nil)
 	c.report(cause)
+}
+
+// part has a WebSocket tell its client whether to come back.
+func (c *conn) part(cause error) {
+	if c.guard == nil {
+		return
+	}
+	var told *refusal
+	if !errors.As(cause, &told) {
+		told = farewell(cause)
+	}
+	if told != nil {
+		c.guard.Part(told.why)
+	}
 }
 
 // finish sends what is still to be said, flushes it, and reports whether that made sense.

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/stomp/frame"
 )
 
@@ -23,6 +24,9 @@ func (c *conn) connect(f *frame.Frame) error {
 	c.server.Stats.LoginFailures.Add(1)
 	r := explain(err)
 	r.fatal = true
+	if r.why == 0 && router.ClassOf(err) == router.Denied {
+		r.why = door.Refused
+	}
 	return r
 }
 

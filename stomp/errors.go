@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 	"github.com/mqgate/mqgate/stomp/frame"
 )
 
@@ -17,7 +18,8 @@ type refusal struct {
 	fatal    bool   // the connection ends
 	version  bool   // tell the versions that are spoken
 	internal bool   // a fault of ours
-	cause    error  // for the log; not shown
+	why      door.Parting
+	cause    error // for the log; not shown
 }
 
 // Error returns the line and the cause.
@@ -44,6 +46,12 @@ func fatal(hint, format string, args ...any) *refusal {
 	return r
 }
 
+// because notes what a WebSocket tells its client besides.
+func (r *refusal) because(why door.Parting) *refusal {
+	r.why = why
+	return r
+}
+
 // classHints is the one table from the router's classes to what an ERROR says besides the text.
 var classHints = [...]string{
 	router.Internal:    "The server failed to do this; its log says why. Tell the operator if it happens again.",
@@ -64,7 +72,7 @@ func explain(err error) *refusal {
 	}
 	var wire *frame.Error
 	if errors.As(err, &wire) {
-		return &refusal{message: wire.Text, hint: "The connection closes, since what follows cannot be read.", fatal: true}
+		return &refusal{message: wire.Text, hint: "The connection closes, since what follows cannot be read.", fatal: true, why: door.Broken}
 	}
 	var e *router.Error
 	if !errors.As(err, &e) {
@@ -134,15 +142,15 @@ func farewell(cause error) *refusal {
 		return fatal("Another node or this one will answer in a moment. What was not confirmed must be sent again.",
 			"server is shutting down, reconnect")
 	case errors.Is(cause, router.ErrTakenOver):
-		return fatal("A client id is for one connection at a time: give each worker its own.", "another connection took over the client id")
+		return fatal("A client id is for one connection at a time: give each worker its own.", "another connection took over the client id").because(door.TakenOver)
 	case errors.Is(cause, router.ErrMoved):
-		return fatal("Connect again, to any node. What was not confirmed must be sent again.", "%s", router.ErrMoved)
+		return fatal("Connect again, to any node. What was not confirmed must be sent again.", "%s", router.ErrMoved).because(door.Moved)
 	case errors.Is(cause, errSilent):
 		return fatal("Send a line feed or a frame at least as often as the heart-beat header of CONNECT promised, or promise 0.",
-			"no heart-beat came in time")
+			"no heart-beat came in time").because(door.Silent)
 	case errors.Is(cause, errSlow):
 		return fatal("Read faster, subscribe to less, or use a queue, which keeps what is not read yet.",
-			"the connection does not read its messages fast enough")
+			"the connection does not read its messages fast enough").because(door.Slow)
 	}
 	return nil
 }

@@ -153,7 +153,7 @@ func (s *Server) countUser(c *conn, user string) error {
 	if !s.opt.Seats.Enter(user) {
 		s.Stats.OverLimit.Add(1)
 		return fatal("Close unused connections or have the operator raise limits.connections_per_user.",
-			"user %q has %d connections, which is the limit", user, s.opt.Seats.PerUser())
+			"user %q has %d connections, which is the limit", user, s.opt.Seats.PerUser()).because(door.Busy)
 	}
 	c.user, c.counted = user, true
 	return nil

@@ -14,11 +14,11 @@ const (
 	closeProtocol    = 1002 // not WebSocket
 	closeUnsupported = 1003 // text where binary is due, or the other way
 	closeBadText     = 1007 // text that is not UTF-8
-	closePolicy      = 1008 // a flood of frames
+	closePolicy      = 1008 // a flood of frames; not the protocol inside
 	closeTooBig      = 1009
 	closeInternal    = 1011 // a fault of ours: come back
 	closeRestart     = 1012 // what the session needs is elsewhere now: come back
-	closeTryAgain    = 1013 // too many connections: come back later
+	closeTryAgain    = 1013 // too much of something: come back later
 
 	closeLoginRefused = 4401
 	closeTakenOver    = 4409
@@ -57,6 +57,10 @@ var (
 	errLeft         = errors.New("client closed the connection")
 	errSlow         = refuse(closeSlow, "the client does not read fast enough")
 	errSilent       = refuse(closeSilent, "the client did not answer a ping")
+	errQuiet        = refuse(closeSilent, "the client says less often that it is there than it promised")
+	errRefused      = refuse(closeLoginRefused, "login refused")
+	errBroken       = refuse(closePolicy, "the client breaks the rules of its protocol")
+	errBusy         = refuse(closeTryAgain, "there is no room for this connection now, come back later")
 	errTakenOver    = refuse(closeTakenOver, "another connection took over the client id")
 	errLoginTimeout = refuse(closeLoginTimeout, "no login came in time")
 	errFlood        = refuse(closePolicy, "too many control frames or empty frames")

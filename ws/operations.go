@@ -103,7 +103,7 @@ func (c *client) connect(r *request) error {
 		e := c.explain(err)
 		switch {
 		case e.code == router.Denied.String():
-			e.fatal = refuse(closeLoginRefused, "login refused")
+			e.fatal = errRefused
 		case !e.retry:
 			e.fatal = errFailed // a fault of ours: coming back may help
 		}

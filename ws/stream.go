@@ -39,12 +39,12 @@ type stream struct {
 	silence  silence
 	checked  bool          // CredentialRequired
 	limiter  *rate.Limiter // of requests
-	overRate atomic.Bool   // why it ends
+	why      atomic.Uint32 // door.Parting: why it ends
 
 	write    sync.Mutex
 	try      outbox.TryWriter       // of the socket; nil: none
 	pending  atomic.Pointer[[]byte] // a control frame that waits for its turn
-	farewell atomic.Bool            // a close frame was sent
+	farewell atomic.Bool            // a close frame was sent, or can be no more
 	over     sync.Once
 	onClose  func()
 }
@@ -289,12 +289,20 @@ func (s *stream) Write(b []byte) (int, error) {
 	}
 	bufs := net.Buffers{appendHead(head[:0], op, len(payload)), payload}
 	_, err := bufs.WriteTo(s.Conn)
+	s.wrote(err)
 	s.write.Unlock()
 	if err != nil {
 		return 0, err
 	}
 	s.flushPending()
 	return len(b), nil
+}
+
+// wrote notes the outcome of a write, with the lock held: a frame that was cut off is the last.
+func (s *stream) wrote(err error) {
+	if err != nil {
+		s.farewell.Store(true) // what followed would be read as its payload
+	}
 }
 
 // frame returns what b is sent as.
@@ -340,16 +348,25 @@ func (s *stream) Request() (wait time.Duration, err error) {
 	}
 	s.server.Stats.Throttled.Add(1)
 	if s.server.opt.CloseOverRate {
-		s.overRate.Store(true)
+		s.Part(door.OverRate)
 		return 0, door.ErrOverRate
 	}
 	return s.limiter.Reserve().Delay(), nil
 }
 
+// Part notes why the server inside is about to close.
+func (s *stream) Part(why door.Parting) { s.why.CompareAndSwap(0, uint32(why)) }
+
+// partings are what a client is told about the reasons of the servers inside.
+var partings = [...]*closeError{
+	door.Refused: errRefused, door.TakenOver: errTakenOver, door.Broken: errBroken, door.Slow: errSlow, door.Silent: errQuiet,
+	door.Late: errLoginTimeout, door.OverRate: errRate, door.Moved: errMoved, door.Busy: errBusy,
+}
+
 // parting is the close code for a stream that ends from our side.
 func (s *stream) parting() (uint16, string) {
-	if s.overRate.Load() {
-		return errRate.code, errRate.reason
+	if why := s.why.Load(); why > 0 && int(why) < len(partings) {
+		return partings[why].code, partings[why].reason
 	}
 	return s.server.parting()
 }

@@ -380,3 +380,28 @@ func message(t testing.TB, request string) *router.Message {
 	}
 	return m
 }
+
+// A frame that could not be written whole is the last: a close frame behind it would
+// be read as a part of its payload.
+func TestNothingFollowsAFrameThatWasCutOff(t *testing.T) {
+	g := newRig(t, func(o *Options) {
+		o.ServeSTOMP = func(c net.Conn) {
+			part := bytes.Repeat([]byte("x"), 1<<20)
+			for c.SetWriteDeadline(time.Now().Add(100*time.Millisecond)) == nil {
+				if _, err := c.Write(part); err != nil {
+					break
+				}
+			}
+			c.Close()
+		}
+	})
+	c := g.dial("/stomp").NetConn()
+	eventually(t, "the server gives up", func() bool { return g.server.Connections() == 0 })
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := io.ReadAll(c)
+	if tail := bytes.TrimRight(all, "x"); len(all) < 1<<20 || len(tail) == len(all) {
+		t.Errorf("%d bytes, then %v; the last are %q", len(all), err, all[max(0, len(all)-60):])
+	}
+}

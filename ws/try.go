@@ -34,12 +34,14 @@ func (s *stream) TryWrite(b []byte) (rest func() error, err error) {
 	if left != nil { // the frame has begun: nothing else may be written before its end
 		return func() error {
 			err := left()
+			s.wrote(err)
 			s.write.Unlock()
 			tryBuffers.Put(buf)
 			s.flushPending()
 			return err
 		}, nil
 	}
+	s.wrote(err)
 	s.write.Unlock()
 	tryBuffers.Put(buf)
 	if err == nil && s.pending.Load() != nil {
