@@ -81,6 +81,7 @@ func (g *Gateway) browserHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", g.ws)
 	mux.Handle("/chat/", chat.Handler("/chat/"))
+	mux.Handle("GET /{$}", http.RedirectHandler("/chat/", http.StatusFound)) // whoever types the address only
 	return mux
 }
 

@@ -20,7 +20,10 @@ const (
 // onWeb opens a WebSocket that is to take no longer than 20 s for anything.
 func onWeb(t *testing.T, g *Gateway, path, protocol string, h http.Header) *websocket.Conn {
 	t.Helper()
-	d := websocket.Dialer{Subprotocols: []string{protocol}}
+	d := websocket.Dialer{}
+	if protocol != "" {
+		d.Subprotocols = []string{protocol}
+	}
 	c, _, err := d.Dial("ws://"+g.Addr("http").String()+path, h)
 	if err != nil {
 		t.Fatal(err)
