@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,4 +42,16 @@ func TestCrossProtocolOverWebSocket(t *testing.T) {
 	if !t.Failed() {
 		nothingLeft(t, b)
 	}
+}
+
+// TestHeartbeatsOfStompjs has stompjs and the gateway beat over WebSocket, for longer
+// than either waits for the other.
+func TestHeartbeatsOfStompjs(t *testing.T) {
+	b := harness.StartPlain(t, "stomp.heartbeat.send_min=100ms", "stomp.heartbeat.receive_min=100ms")
+	dir := harness.NodeScripts(t, filepath.Join(harness.NodeDir(), "beats.mjs"))
+	out, err := exec.Command("node", filepath.Join(dir, "beats.mjs"), "ws://"+b.ListenerAddr("http")+"/stomp").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Logf("%s", out)
 }

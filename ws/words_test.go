@@ -2,6 +2,7 @@ package ws
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"regexp"
@@ -180,5 +181,52 @@ func TestTheProtocolNamesItsLimits(t *testing.T) {
 	}
 	if e := p.refused("full", `{"id":4,"op":"request","to":"/topic/nobody"}`); e["retry"] != true {
 		t.Errorf("%v", e)
+	}
+}
+
+// HTTP.md names the headers, the answers and the limits that there are.
+func TestHTTPNamesWhatThereIs(t *testing.T) {
+	b, err := os.ReadFile("HTTP.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	told := map[string]bool{}
+	for _, name := range regexp.MustCompile("Mqgate-[A-Za-z-]+[a-z]").FindAllString(text, -1) {
+		told[name] = true
+	}
+	if names := slices.Sorted(maps.Keys(told)); !slices.Equal(names, slices.Sorted(slices.Values(publishHeaders))) {
+		t.Errorf("the text has the headers %q, the server %q", names, publishHeaders)
+	}
+	answers := map[string]string{"internal": "500"}
+	for code, status := range statuses {
+		answers[code] = fmt.Sprint(status)
+	}
+	_, table, _ := strings.Cut(text, "## Answers and limits")
+	for code, status := range answers {
+		found := false
+		for row := range strings.Lines(table) {
+			statuses, codes, _ := strings.Cut(strings.TrimPrefix(row, "| "), " | ")
+			for i, s := range strings.Split(statuses, ", ") {
+				all := strings.Split(codes, ", ")
+				one := codes
+				if strings.Contains(statuses, ",") {
+					one = all[min(i, len(all)-1)]
+				}
+				found = found || s == status && strings.Contains(one, "`"+code+"`")
+			}
+		}
+		if !found {
+			t.Errorf("the text does not say that %s is answered with %s", code, status)
+		}
+	}
+	o := Options{}.withDefaults()
+	for _, want := range []string{
+		fmt.Sprintf("`wait` (at most %.0fm)", maxWait.Minutes()), fmt.Sprintf("at most %.0fh)", maxLease.Hours()),
+		fmt.Sprintf("At most %d,%03d messages are leased", o.MaxLeases/1000, o.MaxLeases%1000),
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the text does not say %q", want)
+		}
 	}
 }
