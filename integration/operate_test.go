@@ -323,6 +323,32 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestDrainVerb has an operator send the clients away: the verb says how many, and returns when the gateway has ended.
+func TestDrainVerb(t *testing.T) {
+	b := harness.Start(t, "drain.grace=500ms", "drain.spread=500ms")
+	ends := make(chan string, 5)
+	for range cap(ends) {
+		c := harness.MustLogin(t, b.Addr())
+		go func() {
+			last, err := c.ReadToEnd()
+			c.Close()
+			ends <- fmt.Sprint(last, err)
+		}()
+	}
+	code, out, errs := b.Command("", "drain", "--set", "data_dir="+b.DataDir())
+	if code != 0 || !strings.Contains(out, "draining: 500ms of grace, then 5 STOMP, 0 MQTT and 0 WebSocket connections are closed over 500ms") {
+		t.Errorf("mqgate drain: %d %s %s", code, out, errs)
+	}
+	for range cap(ends) {
+		if end := <-ends; !strings.Contains(end, "server is shutting down, reconnect") {
+			t.Errorf("a client's last frame is %s", end)
+		}
+	}
+	if code := b.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
 // TestSecondSignal interrupts a drain that waits: the process ends at once.
 func TestSecondSignal(t *testing.T) {
 	b := harness.Start(t, "drain_timeout=5m")

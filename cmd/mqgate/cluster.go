@@ -101,6 +101,8 @@ func printBehind(w io.Writer, s admin.Stream) (lines int) {
 		switch {
 		case r.Offline:
 			fmt.Fprintf(w, "stream %s: replica on %s is offline\n", s.Name, r.Node)
+		case !r.Current && r.Lag == 0:
+			fmt.Fprintf(w, "stream %s: replica on %s is not current\n", s.Name, r.Node)
 		case !r.Current:
 			fmt.Fprintf(w, "stream %s: replica on %s is %d operations behind\n", s.Name, r.Node, r.Lag)
 		default:

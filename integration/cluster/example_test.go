@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -35,11 +36,11 @@ func (b *lockedBuffer) Write(p []byte) (int, error) {
 
 func (b *lockedBuffer) String() string { b.mu.Lock(); defer b.mu.Unlock(); return b.buf.String() }
 
-// freePorts returns the first of n ports in a row that nobody has.
+// freePorts returns the first of n ports in a row that nobody has; outgoing connections have higher ones.
 func freePorts(t *testing.T, n int) int {
 	t.Helper()
-	for first := 20000 + os.Getpid()%20000; first < 60000; first += n {
-		free := true
+	for range 1000 {
+		first, free := 20000+rand.IntN(12000-n), true
 		for p := first; p < first+n && free; p++ {
 			l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", p))
 			if free = err == nil; free {
@@ -99,6 +100,17 @@ func TestExample(t *testing.T) {
 	harness.Eventually(t, time.Minute, connect) // HAProxy may still be looking for nodes
 	w.MustConfirm(t, "SEND", []byte("before"), "destination:/queue/example")
 	w.Close()
+	status := func() (code int, text string) {
+		verb := exec.Command(binary, "cluster", "status", "--set", "data_dir="+filepath.Join(dir, "n1"))
+		b, err := verb.CombinedOutput()
+		if verb.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return verb.ProcessState.ExitCode(), string(b)
+	}
+	if code, text := status(); code != 0 || !strings.Contains(text, "cluster example: leader n") || !strings.Contains(text, "all replicas current") {
+		t.Errorf("mqgate cluster status: %d %s", code, text)
+	}
 	kill(t, filepath.Join(dir, "n2"))
 	harness.Eventually(t, time.Minute, func() error {
 		if err := connect(); err != nil {
@@ -110,6 +122,12 @@ func TestExample(t *testing.T) {
 		}
 		if f, err := w.Read(patience); err != nil || f.Command != "RECEIPT" {
 			return errorf("%v, %w", f, err)
+		}
+		return nil
+	})
+	harness.Eventually(t, time.Minute, func() error {
+		if code, text := status(); code != 3 || !strings.Contains(text, "not ready: n2") || !strings.Contains(text, "replica on n2 is ") {
+			return errorf("mqgate cluster status without n2: %d %s", code, text)
 		}
 		return nil
 	})
