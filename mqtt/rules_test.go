@@ -80,7 +80,7 @@ func TestR13BadFilters(t *testing.T) {
 	fx := start(t)
 	for v, code := range map[byte]byte{v311: 0x80, v5: byte(badFilter)} {
 		c := fx.login(v, "c")
-		for _, f := range []string{"a#", "+a", "a+/b", "#/a", "$share/g", "$share//a", "$share/g+/a"} {
+		for _, f := range []string{"a#", "+a", "a+/b", "#/a", "$share/g", "$share//a", "$share/g+/a", "$share/g/$queue/q", "$queue/+"} {
 			if codes := c.subscribe(1, 0, f); codes[0] != code {
 				t.Errorf("v%d: filter %q gets %#x, want %#x", v, f, codes[0], code)
 			}
@@ -116,17 +116,18 @@ type pipeFixture struct {
 	router *router.Router
 }
 
-func inBubble(t *testing.T, f func(*pipeFixture), change ...func(*Options)) {
+func inBubble(t *testing.T, f func(*pipeFixture), change ...func(*settings)) {
 	synctest.Test(t, func(t *testing.T) {
-		r, err := router.New(context.Background(), router.Options{Store: router.NewMemoryStore(), Authorize: router.AllowAll{}, Log: quiet})
+		set := settings{options: Options{Authenticate: anyone}, router: router.Options{Store: router.NewMemoryStore(), Authorize: router.AllowAll{}, Log: quiet}}
+		for _, f := range change {
+			f(&set)
+		}
+		r, err := router.New(context.Background(), set.router)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := Options{Router: r, Authenticate: anyone}
-		for _, f := range change {
-			f(&o)
-		}
-		s, err := New(o)
+		set.options.Router = r
+		s, err := New(set.options)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,7 +210,7 @@ func TestServerKeepAlive(t *testing.T) {
 			if d := time.Since(begin); d < 90*time.Second || d > 91*time.Second {
 				t.Errorf("asked for %d: closed after %v, want 90 s", asked, d)
 			}
-		}, func(o *Options) { o.MaxKeepAlive = time.Minute })
+		}, func(s *settings) { s.options.MaxKeepAlive = time.Minute })
 	}
 }
 
@@ -431,13 +432,16 @@ func TestMaximumPacketSizeOfTheClient(t *testing.T) {
 	c := fx.login(v5, "c", func(pk *packets.Packet) { pk.Properties.MaximumPacketSize = 100 })
 	p := fx.login(v5, "p")
 	c.subscribe(1, 1, "a", "$queue/q")
-	for _, topic := range []string{"a", "$queue/q"} {
+	c.subscribe(2, 0, "zero")
+	c.send(subscribePacket(3, packets.Subscription{Filter: "named", Identifier: 5}))
+	c.expect(typeSuback)
+	for topic, qos := range map[string]byte{"a": 1, "$queue/q": 1, "zero": 0, "named": 0} {
 		p.publish(topic, string(make([]byte, 200)), 1, 1)
 		p.publish(topic, "small", 1, 2)
-		c.message(topic, "small", 1)
+		c.message(topic, "small", qos)
 	}
-	if n := fx.server.Stats.TooLarge.Load(); n != 2 {
-		t.Errorf("%d counted, want 2", n)
+	if n := fx.server.Stats.TooLarge.Load(); n != 4 {
+		t.Errorf("%d counted, want 4", n)
 	}
 }
 

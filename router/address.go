@@ -294,6 +294,9 @@ func ParseMQTTTopic(vhost, topic string) (Address, error) {
 // ParseMQTTFilter reads an MQTT topic filter without a $share prefix.
 func ParseMQTTFilter(vhost, filter string) (Filter, error) {
 	if name, ok := strings.CutPrefix(filter, MQTTQueuePrefix); ok {
+		if strings.ContainsAny(name, "+#") { // no message could come: its topic would have a wildcard [MQTT-3.3.2-2]
+			return Filter{}, badName("filter %q: a queue's name has no wildcards in MQTT", filter)
+		}
 		a, err := QueueAddress(vhost, name)
 		return Filter{vhost: a.vhost, name: a.name, kind: a.kind}, err
 	}

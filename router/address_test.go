@@ -91,7 +91,7 @@ func TestMQTTNames(t *testing.T) {
 			t.Errorf("topic %q: %v", bad, err)
 		}
 	}
-	for _, bad := range []string{"a/#/b", "a+/b", "a/b#", "", "##"} {
+	for _, bad := range []string{"a/#/b", "a+/b", "a/b#", "", "##", "$queue/+", "$queue/a#"} {
 		if _, err := ParseMQTTFilter("", bad); ClassOf(err) != Invalid {
 			t.Errorf("filter %q: %v", bad, err)
 		}
