@@ -16,7 +16,8 @@ const sessionsVariable = "MQGATE_TEST_SESSIONS"
 
 // TestOfflineSessions makes sessions with three subscriptions each that are away, and
 // prints what they cost: memory for each, and the time of a start with all of them.
-// After the start sessions are there with their subscriptions.
+// After the start sessions are there with their subscriptions, and a message for all of
+// them reaches all.
 func TestOfflineSessions(t *testing.T) {
 	n := 300
 	if text := os.Getenv(sessionsVariable); text != "" {
@@ -39,17 +40,24 @@ func TestOfflineSessions(t *testing.T) {
 	t.Logf("%d offline sessions with 3 subscriptions each: made in %s (%.0f/s), %d bytes each while they were made; start in %s, RSS %d MiB, %d bytes each after it",
 		n, made.Round(time.Millisecond), float64(n)/made.Seconds(), (after-before)/int64(n), started.Round(time.Millisecond), loaded>>20, (loaded-before)/int64(n))
 	p := harness.MustMQTT(t, b.MQTTAddr(), harness.MQTTOptions{Version: harness.MQTT5})
+	began = time.Now()
+	if err := p.Publish(harness.PublishPacket("all/notice", []byte("all"), 1)); err != nil {
+		t.Fatalf("a message for all of them: %v", err)
+	}
+	t.Logf("a message for all of them was stored in %v", time.Since(began).Round(time.Millisecond))
 	for _, i := range []int{0, n / 2, n - 1} {
 		if err := p.Publish(harness.PublishPacket(fmt.Sprintf("dev/%d/command", i), []byte("do"), 1)); err != nil {
 			t.Fatal(err)
 		}
 		m := harness.MustMQTT(t, b.MQTTAddr(), harness.MQTTOptions{Version: harness.MQTT5, ClientID: fmt.Sprint("dev-", i), Durable: true})
-		pk, err := m.Message(time.Minute)
-		if err != nil || !m.Present || string(pk.Payload) != "do" {
-			t.Fatalf("session %d: present %v, %v", i, m.Present, err)
-		}
-		if err := m.Settle(pk); err != nil {
-			t.Fatal(err)
+		for _, want := range []string{"all", "do"} {
+			pk, err := m.Message(time.Minute)
+			if err != nil || !m.Present || string(pk.Payload) != want {
+				t.Fatalf("session %d: present %v, %v, %q instead of %q", i, m.Present, err, pk.Payload, want)
+			}
+			if err := m.Settle(pk); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -264,12 +264,19 @@ func (b *Mailbox) abandon() {
 func (r *Router) saveAll(ctx context.Context) error {
 	var left sync.WaitGroup
 	var failed atomic.Pointer[error]
+	saving := make(chan struct{}, savingAtOnce)
 	for _, b := range r.mailboxes() {
+		select {
+		case saving <- struct{}{}:
+		case <-ctx.Done():
+			return fmt.Errorf("save mailboxes: %w", context.Cause(ctx))
+		}
 		left.Add(1)
 		b.finish(func(_ Stored, err error, _ *outbox.Batch) {
 			if err != nil {
 				failed.CompareAndSwap(nil, &err)
 			}
+			<-saving
 			left.Done()
 		})
 	}
@@ -285,6 +292,9 @@ func (r *Router) saveAll(ctx context.Context) error {
 	}
 	return nil
 }
+
+// savingAtOnce bounds what the store has in hands at the end: there may be an inbox for each of a million devices.
+const savingAtOnce = 1 << 12
 
 // finish writes the exact record after a save that may be under way; the store
 // keeps their order.

@@ -107,7 +107,7 @@ const (
 	// stored. It is longer than an election takes.
 	laneDeadline = 15 * time.Second
 	// laneBacklog bounds the appends that wait for one stream.
-	laneBacklog = publisherSlots
+	laneBacklog = publishBacklog
 )
 
 func newLane(st laneStream, last uint64, opt laneOptions) *lane {

@@ -20,6 +20,8 @@ import (
 const (
 	// publisherSlots bounds the publishes that JetStream has not answered.
 	publisherSlots = 1 << 15
+	// publishBacklog bounds those that wait for a slot: a message for every device of a fleet is as many publishes at once.
+	publishBacklog = 1 << 18
 	// answerTimeout is when a publish without an answer is given up. Its slot gets
 	// another reply subject: a late answer must not be taken for another's.
 	answerTimeout = 30 * time.Second
@@ -30,7 +32,8 @@ const (
 )
 
 // publisher sends to streams without waiting and matches JetStream's answers to
-// the publishes. Each has a slot; the slot's number is in the reply subject.
+// the publishes. Each has a slot; the slot's number is in the reply subject. What finds no slot free waits for one, and leaves in
+// the order in which it came.
 type publisher struct {
 	conn    *nats.Conn
 	sub     *nats.Subscription
@@ -43,9 +46,21 @@ type publisher struct {
 	nudges  atomic.Uint64
 
 	mu      sync.Mutex
+	most    int // slots
 	slots   []slot
 	free    []int32
 	waiting int // publishes that wait for their answer
+	backlog []queued
+	sending bool // run sends from the backlog
+	ended   bool
+}
+
+// queued is a publish that waits for a slot.
+type queued struct {
+	subject string
+	header  nats.Header
+	data    []byte
+	done    func(router.Stored, error, *outbox.Batch)
 }
 
 type slot struct {
@@ -58,7 +73,7 @@ type slot struct {
 // newPublisher makes a publisher. Where several servers are, two may take themselves for the leader of a stream for a moment, and
 // both answer: then each publish has a reply subject of its own, or the second answer would be taken for the next one's.
 func newPublisher(conn *nats.Conn, shared bool, group *sync.WaitGroup) (*publisher, error) {
-	p := &publisher{conn: conn, shared: shared, prefix: nats.NewInbox() + ".", answers: make(chan *nats.Msg, 2*publisherSlots), stop: make(chan struct{}), group: group}
+	p := &publisher{conn: conn, shared: shared, most: publisherSlots, prefix: nats.NewInbox() + ".", answers: make(chan *nats.Msg, 2*publisherSlots), stop: make(chan struct{}), group: group}
 	var err error
 	if p.sub, err = conn.ChanSubscribe(p.prefix+"*", p.answers); err != nil {
 		return nil, fmt.Errorf("subscribe to confirmations: %w", err)
@@ -84,15 +99,18 @@ func (p *publisher) run() {
 			for range len(p.answers) {
 				p.answered(<-p.answers, &w)
 			}
+			p.sendBacklog(&w)
 			w.Flush()
 		case <-tick.C:
 			if silent++; silent%nudgeAfter == 0 && p.pending() > 0 {
 				p.nudge()
 			}
 			p.giveUp(time.Now().Add(-answerTimeout).UnixMilli(), errNoAnswer, &w)
+			p.sendBacklog(&w)
 			w.Flush()
 		case <-p.stop:
 			p.giveUp(time.Now().UnixMilli()+1, errClosed, &w)
+			p.dropBacklog(errClosed, &w)
 			w.Flush()
 			return
 		}
@@ -124,22 +142,38 @@ var (
 	errNoAnswer = errors.New("no answer from the store")
 	errNobody   = errors.New("nobody takes messages for the stream")
 	errClosed   = errors.New("the store is closed")
-	errBusy     = fmt.Errorf("%d publishes wait for the store", publisherSlots)
+	errBusy     = fmt.Errorf("%d publishes wait for the store", publisherSlots+publishBacklog)
 )
 
 // publish sends data and has done called with the answer.
 func (p *publisher) publish(subject string, header nats.Header, data []byte, done func(router.Stored, error, *outbox.Batch)) error {
+	q := queued{subject, header, data, done}
 	p.mu.Lock()
-	i := int32(len(p.slots))
-	switch {
-	case len(p.free) > 0:
+	if p.ended {
+		p.mu.Unlock()
+		return unavailable(errClosed)
+	}
+	if p.sending || len(p.backlog) > 0 || p.waiting >= p.most {
+		defer p.mu.Unlock()
+		if len(p.backlog) >= publishBacklog {
+			return unavailable(errBusy)
+		}
+		p.backlog = append(p.backlog, q)
+		return nil
+	}
+	i, reply := p.occupy(done)
+	p.mu.Unlock()
+	return p.send(i, reply, q)
+}
+
+// occupy takes a slot, of which one must be free; with the lock held.
+func (p *publisher) occupy(done func(router.Stored, error, *outbox.Batch)) (i int32, reply string) {
+	if len(p.free) > 0 {
 		i = p.free[len(p.free)-1]
 		p.free = p.free[:len(p.free)-1]
-	case i < publisherSlots:
+	} else {
+		i = int32(len(p.slots))
 		p.slots = append(p.slots, slot{reply: p.prefix + strconv.Itoa(int(i))})
-	default:
-		p.mu.Unlock()
-		return unavailable(errBusy)
 	}
 	s := &p.slots[i]
 	if p.shared {
@@ -147,19 +181,62 @@ func (p *publisher) publish(subject string, header nats.Header, data []byte, don
 	}
 	s.done, s.sentMs = done, time.Now().UnixMilli()
 	p.waiting++
-	reply := s.reply
-	p.mu.Unlock()
+	return i, s.reply
+}
 
+func (p *publisher) send(i int32, reply string, q queued) error {
 	var err error
-	if header == nil {
-		err = p.conn.PublishRequest(subject, reply, data)
+	if q.header == nil {
+		err = p.conn.PublishRequest(q.subject, reply, q.data)
 	} else {
-		err = p.conn.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Header: header, Data: data})
+		err = p.conn.PublishMsg(&nats.Msg{Subject: q.subject, Reply: reply, Header: q.header, Data: q.data})
 	}
 	if err != nil {
 		return p.unsent(i, err)
 	}
 	return nil
+}
+
+// sendBacklog sends what waits while slots are free. What is published meanwhile queues up behind it.
+func (p *publisher) sendBacklog(w *outbox.Batch) {
+	for {
+		p.mu.Lock()
+		batch := p.backlog[:min(len(p.backlog), p.most-p.waiting)]
+		if p.sending = len(batch) > 0; !p.sending {
+			if len(p.backlog) == 0 {
+				p.backlog = nil
+			}
+			p.mu.Unlock()
+			return
+		}
+		p.backlog = p.backlog[len(batch):]
+		type place struct {
+			slot  int32
+			reply string
+		}
+		places := make([]place, len(batch))
+		for k, q := range batch {
+			places[k].slot, places[k].reply = p.occupy(q.done)
+		}
+		p.mu.Unlock()
+		for k, q := range batch {
+			if err := p.send(places[k].slot, places[k].reply, q); err != nil {
+				q.done(router.Stored{}, err, w)
+			}
+			batch[k] = queued{}
+		}
+	}
+}
+
+// dropBacklog answers what waits with an error, and all that comes from now on.
+func (p *publisher) dropBacklog(cause error, w *outbox.Batch) {
+	p.mu.Lock()
+	backlog := p.backlog
+	p.backlog, p.ended = nil, true
+	p.mu.Unlock()
+	for _, q := range backlog {
+		q.done(router.Stored{}, unavailable(cause), w)
+	}
 }
 
 // unsent frees the slot of a publish that never left. If the publisher's end came

@@ -3,7 +3,10 @@ package jetstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,5 +54,83 @@ func TestSilenceIsNudgedAndAnswered(t *testing.T) {
 	}
 	if n := s.pub.waiting; n != 0 {
 		t.Errorf("%d still count as waiting", n)
+	}
+}
+
+// TestPublishesBeyondTheSlotsWait: they leave in their order when answers come, never more at a time than there are slots, and
+// hear of the end if it comes before.
+func TestPublishesBeyondTheSlotsWait(t *testing.T) {
+	s := openInternal(t, nil)
+	defer s.Close()
+	var group sync.WaitGroup
+	p, err := newPublisher(s.conn, false, &group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const slots, publishers, each = 4, 3, 500
+	p.most = slots
+	var seq, most atomic.Int64
+	if _, err := s.reads.Subscribe("echo", func(m *nats.Msg) {
+		_ = m.Respond(fmt.Appendf(nil, `{"stream":"s","seq":%d}`, seq.Add(1))) // the test ends the connection
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.reads.SubscribeSync("silent"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.reads.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var left sync.WaitGroup
+	var last [publishers]uint64 // the publisher's goroutine's, which has the answers
+	for n := range publishers {
+		left.Add(each)
+		go func() { // ends after its publishes
+			for range each {
+				err := p.publish("echo", nil, nil, func(st router.Stored, err error, _ *outbox.Batch) {
+					if err != nil || st.Seq <= last[n] {
+						t.Errorf("publisher %d: %d after %d, %v", n, st.Seq, last[n], err)
+					}
+					last[n] = st.Seq
+					left.Done()
+				})
+				if err != nil {
+					t.Error(err)
+					left.Done()
+				}
+				p.mu.Lock()
+				most.Store(max(most.Load(), int64(p.waiting)))
+				p.mu.Unlock()
+			}
+		}()
+	}
+	left.Wait()
+	if n := most.Load(); n > slots {
+		t.Errorf("%d publishes were under way, of %d slots", n, slots)
+	}
+
+	ended := 0
+	for range 2 * slots {
+		if err := p.publish("silent", nil, nil, func(_ router.Stored, err error, _ *outbox.Batch) {
+			if !errors.Is(err, errClosed) {
+				t.Errorf("at the end: %v", err)
+			}
+			ended++
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.close()
+	group.Wait()
+	if ended != 2*slots {
+		t.Errorf("%d of %d heard of the end", ended, 2*slots)
+	}
+	if err := p.publish("echo", nil, nil, nil); !errors.Is(err, errClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+
+	full := &publisher{backlog: make([]queued, publishBacklog)}
+	if err := full.publish("echo", nil, nil, nil); router.ClassOf(err) != router.Unavailable || !errors.Is(err, errBusy) {
+		t.Errorf("with a full backlog: %v", err)
 	}
 }
