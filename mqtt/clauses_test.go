@@ -69,7 +69,7 @@ func readText(t *testing.T, file string) string {
 	return string(b)
 }
 
-// testSources gives the source of each test of this package, its comment included.
+// testSources gives the source of each test of this package, and of MQTT over WebSocket, its comment included.
 func testSources(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("*_test.go")
@@ -77,7 +77,7 @@ func testSources(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	out := map[string]string{}
-	for _, file := range files {
+	for _, file := range append(files, "../gateway/webmqtt_test.go") {
 		text := readText(t, file)
 		set := token.NewFileSet()
 		f, err := parser.ParseFile(set, file, text, parser.ParseComments)

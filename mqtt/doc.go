@@ -259,6 +259,10 @@
 //	MQTT-4.12.0-7  none from a client                           mqtt/conn.go           TestMalformedPackets
 //	MQTT-4.13.1-1  errors close the connection                  mqtt/conn.go           TestMalformedPackets
 //	MQTT-4.13.2-1  whatever was said                            mqtt/conn.go           TestMalformedPackets
+//	MQTT-6.0.0-1   WebSocket messages are binary                ws/stream.go           TestMQTTPacketsAcrossMessages
+//	MQTT-6.0.0-2   and packets do not begin with them           ws/stream.go           TestMQTTPacketsAcrossMessages
+//	MQTT-6.0.0-3   the subprotocol is asked for                 ws/server.go           TestMQTTPacketsAcrossMessages
+//	MQTT-6.0.0-4   and answered                                 ws/server.go           TestMQTTPacketsAcrossMessages
 //
 // It imports the router and the codec only, and is imported by package gateway and, for MQTT over WebSocket, handed
 // connections by it.

@@ -228,7 +228,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, e entrance) {
 		CheckOrigin: func(*http.Request) bool { return true }, // decided above
 	}
 	if sub != "" {
-		u.Subprotocols = []string{sub}
+		u.Subprotocols = []string{sub} // [MQTT-6.0.0-4]
 	}
 	conn, err := u.Upgrade(w, r, nil)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 )
 
 // stream is a net.Conn whose bytes are the payloads of WebSocket messages, for
-// which message boundaries mean nothing. Like any net.Conn it may be read on
+// which message boundaries mean nothing [MQTT-6.0.0-2]. Like any net.Conn it may be read on
 // after a deadline passed: nothing that was read gets lost.
 type stream struct {
 	net.Conn // the socket
