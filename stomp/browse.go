@@ -83,7 +83,7 @@ func (c *conn) showEnd(fd *feed) error {
 // appendWhenRoom appends a frame to the outbox once it has room for it. Only the reader may call it, since it waits.
 func (c *conn) appendWhenRoom(size int, write func([]byte) []byte) bool {
 	for {
-		seen := c.drainedSoFar()
+		wait := c.room()
 		buf, ok := c.out.Begin(size)
 		if ok {
 			buf = write(buf)
@@ -92,7 +92,7 @@ func (c *conn) appendWhenRoom(size int, write func([]byte) []byte) bool {
 		if ok {
 			return true
 		}
-		if !c.await(func() bool { return c.drained != seen }) {
+		if !wait() {
 			return false
 		}
 	}

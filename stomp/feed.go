@@ -20,7 +20,7 @@ type feed struct {
 	prefix []byte
 	tail   tailForm
 	closed atomic.Bool
-	offer  atomic.Pointer[offer] // nil unless retained messages are being sent
+	offer  atomic.Pointer[router.Offer] // nil unless retained messages are being sent
 
 	// The writer goroutine's: the last delivery of auto mode that was written, and how many are not settled yet.
 	settled  *router.Delivery
@@ -70,7 +70,7 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 		return true // the client has unsubscribed meanwhile: nothing was lost
 	}
 	if o := fd.offer.Load(); o != nil && m.Has(router.FlagRetain) {
-		return fd.liveOffered(o, m, w)
+		return o.Live(m, func() bool { return fd.live(m, w) }) || fd.overrun()
 	}
 	return fd.live(m, w) || fd.overrun()
 }
@@ -108,7 +108,7 @@ func (fd *feed) overrun() bool {
 func (fd *feed) Stored(d *router.Delivery, w *outbox.Batch) bool {
 	s, c, m := fd.sub, fd.sub.conn, d.Message
 	if o := fd.offer.Load(); o != nil && m.Has(router.FlagRetain) {
-		o.superseded(m)
+		o.Superseded(m)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

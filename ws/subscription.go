@@ -26,7 +26,7 @@ type subscription struct {
 	follow *router.Following
 	room   router.Address // whose presence it wants
 	closed atomic.Bool
-	offer  atomic.Pointer[offer] // nil unless retained messages are being sent
+	offer  atomic.Pointer[router.Offer] // nil unless retained messages are being sent
 
 	// Under the client's lock.
 	held map[uint64]handed
@@ -81,7 +81,7 @@ func (c *client) subscribe(r *request) error {
 	c.subs[s.id] = s
 	c.mu.Unlock()
 	if r.Retained {
-		s.offer.Store(&offer{newer: map[router.Address]*router.Message{}})
+		s.offer.Store(router.NewOffer())
 	}
 	c.awaitReplies() // the reply leaves before the first message
 	c.answer(r, members, nil)
@@ -197,7 +197,7 @@ func (s *subscription) Live(m *router.Message, w *outbox.Batch) bool {
 	}
 	c := s.client
 	if o := s.offer.Load(); o != nil && m.Has(router.FlagRetain) {
-		if o.live(s, m, w) {
+		if o.Live(m, func() bool { _, ok := s.put(m, w, nil); return ok }) {
 			return true
 		}
 	} else if _, ok := s.put(m, w, nil); ok {
