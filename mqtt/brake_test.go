@@ -96,9 +96,7 @@ func TestAStuckQoS1SubscriberStopsNoPublisher(t *testing.T) {
 // feed is the only subscription of a client.
 func (fx *fixture) feed(clientID string) *feed {
 	fx.t.Helper()
-	fx.server.mu.Lock()
-	defer fx.server.mu.Unlock()
-	for c := range fx.server.conns {
+	for _, c := range fx.server.guests.All() {
 		if c.clientID == clientID {
 			for _, s := range c.subs {
 				return s.feed

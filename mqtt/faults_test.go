@@ -156,10 +156,8 @@ func TestR3ResendsInOrderAroundTheEndOfIdentifiers(t *testing.T) {
 
 // connections are those that the server has now.
 func (fx *fixture) connections() map[*conn]struct{} {
-	fx.server.mu.Lock()
-	defer fx.server.mu.Unlock()
 	out := map[*conn]struct{}{}
-	for c := range fx.server.conns {
+	for _, c := range fx.server.guests.All() {
 		out[c] = struct{}{}
 	}
 	return out

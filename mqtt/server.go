@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 
 	"github.com/mqgate/mqgate/router/door"
 )
@@ -15,15 +14,10 @@ type Server struct {
 	// Stats are the counters.
 	Stats Stats
 
-	opt   Options
-	life  context.Context // ends with Drain
-	kill  context.CancelCauseFunc
-	group sync.WaitGroup // connections
-
-	mu        sync.Mutex
-	conns     map[*conn]struct{}
-	listeners map[net.Listener]struct{}
-	draining  bool
+	opt    Options
+	life   context.Context // ends with Drain
+	kill   context.CancelCauseFunc
+	guests door.Guests[*conn]
 }
 
 // New returns a server. It starts nothing.
@@ -34,10 +28,11 @@ func New(o Options) (*Server, error) {
 	case o.Authenticate == nil:
 		return nil, errors.New("mqtt: Options.Authenticate is missing")
 	}
-	s := &Server{
-		opt:   o.withDefaults(),
-		conns: map[*conn]struct{}{}, listeners: map[net.Listener]struct{}{},
-	}
+	s := &Server{opt: o.withDefaults()}
+	s.guests.Seats = s.opt.Seats
+	s.guests.Stop = func(c *conn) { c.stop(errDraining) }
+	s.guests.Abort = func(c *conn) { c.fail(errAborted) }
+	s.guests.Leaving = func(c *conn) bool { return c.ending.Load() != nil }
 	s.life, s.kill = context.WithCancelCause(context.Background())
 	return s, nil
 }
@@ -46,37 +41,14 @@ func New(o Options) (*Server, error) {
 // until Drain. It returns an error when the listener fails for good. What may pass, such as a lack of file descriptors, is
 // counted, logged and tried again with growing pauses [MQTT-4.2.0-1].
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	if !s.track(l) {
+	if !s.guests.Open(l) {
 		return errors.Join(net.ErrClosed, l.Close())
 	}
-	defer s.untrack(l)
+	defer s.guests.Close(l)
 	return door.Accepting{
-		Log: s.opt.Log, Errors: &s.Stats.AcceptErrors, Life: s.life, Draining: s.isDraining,
+		Log: s.opt.Log, Errors: &s.Stats.AcceptErrors, Life: s.life, Draining: s.guests.Draining,
 		Each: func(socket net.Conn) { s.accepted(socket) },
 	}.Accept(ctx, l)
-}
-
-func (s *Server) track(l net.Listener) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.draining {
-		return false
-	}
-	s.listeners[l] = struct{}{}
-	return true
-}
-
-func (s *Server) untrack(l net.Listener) {
-	s.mu.Lock()
-	delete(s.listeners, l)
-	s.mu.Unlock()
-	_ = l.Close() // it may be closed already
-}
-
-func (s *Server) isDraining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.draining
 }
 
 // accepted starts a connection, or refuses it.
@@ -97,19 +69,14 @@ func (s *Server) ServeConn(socket net.Conn) {
 
 // admit counts a connection if the limits allow it; it closes the socket and returns nil otherwise.
 func (s *Server) admit(socket net.Conn) *conn {
-	s.mu.Lock()
-	if s.draining || !s.opt.Seats.Take() {
-		if !s.draining {
+	c, err := s.guests.Admit(func() *conn { return newConn(s, socket) })
+	if err != nil {
+		if errors.Is(err, door.ErrNoSeat) {
 			s.Stats.OverLimit.Add(1)
 		}
-		s.mu.Unlock()
 		turnAway(socket)
 		return nil
 	}
-	s.group.Add(1)
-	c := newConn(s, socket)
-	s.conns[c] = struct{}{}
-	s.mu.Unlock()
 	s.Stats.Accepted.Add(1)
 	return c
 }
@@ -120,14 +87,10 @@ func turnAway(socket net.Conn) { _ = socket.Close() }
 
 // leave forgets a connection that has ended.
 func (s *Server) leave(c *conn) {
-	s.mu.Lock()
-	delete(s.conns, c)
 	if c.counted {
 		s.opt.Seats.Exit(c.user)
 	}
-	s.opt.Seats.Leave()
-	s.mu.Unlock()
-	s.group.Done()
+	s.guests.Leave(c)
 }
 
 // countUser counts a connection of a user that has logged in, if the limit allows.
@@ -141,41 +104,20 @@ func (s *Server) countUser(c *conn, user string) error {
 }
 
 // Connections returns how many connections there are now.
-func (s *Server) Connections() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns)
-}
+func (s *Server) Connections() int { return s.guests.Len() }
 
 // Drain ends the server: listeners close, every client gets the confirmations it waits for, one of MQTT 5 also a
 // DISCONNECT with the reason, and its connection is flushed and closed. When ctx ends first, the rest is closed at once and ctx's cause is
 // returned. No goroutine of the server is left when it returns. Later calls wait as well.
 func (s *Server) Drain(ctx context.Context) error {
-	s.mu.Lock()
-	s.draining = true
-	for l := range s.listeners {
-		_ = l.Close() // Serve returns
-	}
-	conns := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		conns = append(conns, c)
-	}
-	s.mu.Unlock()
-	for _, c := range conns {
-		c.stop(errDraining)
-	}
-	over := make(chan struct{})
-	go func() { s.group.Wait(); close(over) }() // ends with the connections, which abort ends below
-	var err error
-	select {
-	case <-over:
-	case <-ctx.Done():
-		err = fmt.Errorf("drain MQTT connections: %w", context.Cause(ctx))
-		for _, c := range conns {
-			c.fail(errAborted)
-		}
-		<-over
+	err := s.guests.Drain(ctx)
+	if err != nil {
+		err = fmt.Errorf("drain MQTT connections: %w", err)
 	}
 	s.kill(errDraining)
 	return err
 }
+
+// Shed has up to n connections end as Drain has all, and returns how many it told; 0 means that there are none left to
+// tell. It refuses no new ones, and does not wait.
+func (s *Server) Shed(n int) int { return s.guests.Shed(n) }

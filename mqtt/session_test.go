@@ -14,9 +14,7 @@ func (fx *fixture) gone(c *client) {
 	address := c.conn.LocalAddr().String()
 	c.conn.Close()
 	eventually(fx.t, func() error {
-		fx.server.mu.Lock()
-		defer fx.server.mu.Unlock()
-		for served := range fx.server.conns {
+		for _, served := range fx.server.guests.All() {
 			if served.socket.RemoteAddr().String() == address {
 				return fmt.Errorf("the connection from %s is still served", address)
 			}
