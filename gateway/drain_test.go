@@ -80,6 +80,28 @@ func TestDrainHasAGrace(t *testing.T) {
 	}
 }
 
+// A node whose disk is nearly full takes nothing to store and is not ready; the process lives, and says so.
+func TestANodeWithoutRoomIsNotReady(t *testing.T) {
+	g := open(t, load(t, "storage.min_free_bytes=1000000 GiB"))
+	run(t, g)
+	awaitReady(t, g, "the disk is nearly full")
+	if code, text := readyz(t, g); code != 503 || !strings.Contains(text, "[-] disk: the disk is nearly full") || !strings.Contains(text, "[+] store") {
+		t.Errorf("readyz %d %q", code, text)
+	}
+	if got := talk(t, client(t, g), "SEND\ndestination:/queue/a\nreceipt:1\npersistent:true\n\nx\x00"); !strings.HasPrefix(got, "ERROR\n") {
+		t.Errorf("the answer is %q", got)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	resp, err := http.Get("http://" + g.Addr("admin").String() + "/livez")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 {
+		t.Errorf("livez %s", resp.Status)
+	}
+}
+
 // Shed ends as many connections as it is told to, and no more.
 func TestShedEndsSomeConnections(t *testing.T) {
 	g := open(t, load(t))

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -170,6 +171,19 @@ cluster:
 	}
 	crosses(t, n1, n3, "one")
 	toldOfAll(t, []*Gateway{n1, n2, n3})
+	var backups int
+	for _, n := range []*Gateway{n1, n2, n3} {
+		leader, _ := n.member.lease()
+		switch err := n.backup(t.Context(), io.Discard); {
+		case err == nil:
+			backups++
+		case !strings.Contains(err.Error(), fmt.Sprintf("the leader of the cluster makes backups: ask node %q", leader)):
+			t.Errorf("backup on %s: %v", n.cfg.NodeName, err)
+		}
+	}
+	if backups != 1 {
+		t.Errorf("%d nodes make backups", backups)
+	}
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "ours", "n3.pem"), filepath.Join(dir, "ours", "n3.key"))
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,19 +27,21 @@ type cluster struct {
 	nodes []*jetstream.Node
 }
 
-// freeAddrs returns addresses that nobody listens on.
-func freeAddrs(t *testing.T, n int) []string {
+// freeAddrs returns addresses that nobody listens on; outgoing connections have higher ports.
+func freeAddrs(t *testing.T, n int) (out []string) {
 	t.Helper()
-	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 20000+rand.IntN(12000)))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close()
-		out = append(out, l.Addr().String())
+		if out = append(out, l.Addr().String()); len(out) == n {
+			return out
+		}
 	}
-	return out
+	t.Fatal("no ports are free")
+	return nil
 }
 
 // logFor is silent unless the test is to be debugged.
@@ -422,6 +425,9 @@ func TestClusterRefusesAnotherSecret(t *testing.T) {
 	if n := c.nodes[1].Routes(); n != 0 {
 		t.Errorf("the node with another secret has %d routes", n)
 	}
+	if err := c.nodes[1].Current(); err == nil {
+		t.Error("a node that reaches nobody says that it has what the cluster confirmed")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if s, err := c.nodes[1].OpenStore(ctx); err == nil {
@@ -441,6 +447,7 @@ func TestClusterNeedsSecretAndEncryption(t *testing.T) {
 		{"no secret", func(c *jetstream.ClusterOptions) { c.Secret = "" }, "needs a secret"},
 		{"plaintext over the network", func(c *jetstream.ClusterOptions) { c.Listen = "0.0.0.0:0" }, "without encryption"},
 		{"no name", func(c *jetstream.ClusterOptions) { c.Name = "" }, "need a name"},
+		{"plaintext by choice", func(c *jetstream.ClusterOptions) { c.Listen, c.Insecure = "0.0.0.0:0", true }, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCluster(t, func(_ int, o *jetstream.Options) { tt.edit(o.Cluster) })
@@ -448,7 +455,7 @@ func TestClusterNeedsSecretAndEncryption(t *testing.T) {
 			if err == nil {
 				n.Close()
 			}
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -16,13 +17,19 @@ import (
 	"github.com/mqgate/mqgate/router/jetstream"
 )
 
-// natsServer runs a NATS of its own that listens at addr.
-func natsServer(t *testing.T, addr, dir string) *server.Server {
+func tcpAddr(t *testing.T, addr string) *net.TCPAddr {
 	t.Helper()
 	a, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a
+}
+
+// natsServer runs a NATS of its own that listens at addr.
+func natsServer(t *testing.T, addr, dir string) *server.Server {
+	t.Helper()
+	a := tcpAddr(t, addr)
 	s, err := server.NewServer(&server.Options{Host: a.IP.String(), Port: a.Port, NoSigs: true, NoLog: true,
 		JetStream: dir != "", StoreDir: dir, Username: "gateway", Password: "pass"})
 	if err != nil {
@@ -90,6 +97,84 @@ func TestExternalNATS(t *testing.T) {
 	}
 	if got := bodies(readAll(t, logs[1], 1, 100)); !slices.Equal(got, want) {
 		t.Errorf("%d messages in the inbox, want %d", len(got), len(want))
+	}
+}
+
+// natsCluster runs three servers that are one NATS, and returns their addresses with commas between.
+func natsCluster(t *testing.T) (all []*server.Server, addrs string) {
+	t.Helper()
+	clients, routes := freeAddrs(t, 3), freeAddrs(t, 3)
+	var urls []*url.URL
+	for _, a := range routes {
+		urls = append(urls, &url.URL{Scheme: "nats-route", Host: a})
+	}
+	for i := range clients {
+		client, route := tcpAddr(t, clients[i]), tcpAddr(t, routes[i])
+		s, err := server.NewServer(&server.Options{ServerName: fmt.Sprint("nats", i+1), Host: "127.0.0.1", Port: client.Port, NoSigs: true, NoLog: true,
+			JetStream: true, StoreDir: t.TempDir(), Username: "gateway", Password: "pass", Routes: urls,
+			Cluster: server.ClusterOpts{Name: "nats", Host: "127.0.0.1", Port: route.Port}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+		all = append(all, s)
+		clients[i] = "nats://gateway:pass@" + clients[i]
+	}
+	within(t, time.Minute, func() error {
+		for _, s := range all {
+			if h := s.Healthz(nil); h.Error != "" {
+				return fmt.Errorf("%s: %s", s.Name(), h.Error)
+			}
+		}
+		return nil
+	})
+	return all, strings.Join(clients, ",")
+}
+
+// In a NATS of several servers each stream has three replicas, and the loss of its leader fails no append.
+func TestExternalNATSOfSeveral(t *testing.T) {
+	all, addrs := natsCluster(t)
+	o := external("")
+	o.External.URL = addrs
+	n, err := jetstream.StartNode(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	s, err := n.OpenStore(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l := openLog(t, s, crashQueue)
+	want := numbered("message ", 200)
+	appendN(t, l, want[:100]...)
+	status, err := n.Status(func() []byte { return []byte("g1") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer status.Close()
+	streams, err := status.Streams(context.Background())
+	if err != nil || len(streams) == 0 {
+		t.Fatalf("%d streams, %v", len(streams), err)
+	}
+	leader := ""
+	for _, st := range streams {
+		if len(st.Replicas) != 2 {
+			t.Errorf("%s has %d copies, not 3", st.Name, len(st.Replicas)+1)
+		}
+		leader = st.Leader // the queue's is the last
+	}
+	for _, nats := range all {
+		if nats.Name() == leader {
+			nats.Shutdown()
+			nats.WaitForShutdown()
+		}
+	}
+	appendN(t, l, want[100:]...)
+	if got := bodies(readAll(t, l, 1, 100)); !slices.Equal(got, want) {
+		t.Errorf("%d messages, want %d in order", len(got), len(want))
 	}
 }
 
