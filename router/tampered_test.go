@@ -16,6 +16,7 @@ type tampered struct {
 	save   func(l Log, id MailboxID, rec []byte, done Done)
 	bind   func(key string, value []byte) error
 	remove func(l Log, id MailboxID) error
+	put    func(class ValueClass, key string, value []byte, done Done)
 }
 
 type tamperedLog struct {
@@ -41,6 +42,17 @@ func (s *tampered) PutBinding(ctx context.Context, key string, value []byte) err
 		}
 	}
 	return s.MemoryStore.PutBinding(ctx, key, value)
+}
+
+func (s *tampered) PutValue(class ValueClass, key string, value []byte, done Done) {
+	s.mu.Lock()
+	f := s.put
+	s.mu.Unlock()
+	if f != nil {
+		f(class, key, value, done)
+		return
+	}
+	s.MemoryStore.PutValue(class, key, value, done)
 }
 
 // set changes a hook while the router runs.

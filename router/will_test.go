@@ -161,6 +161,55 @@ func TestWillThatIsRefusedIsCounted(t *testing.T) {
 	})
 }
 
+// A session that a client could not take over is as it was: its will and its end come when they are due.
+func TestWillOutlivesAClaimThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, store := startTampered(t, nil)
+		s := h.client("c")
+		x, _ := claim(t, s, ClaimOptions{Expiry: 2 * time.Minute, Will: &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("gone")}, Delay: time.Minute}})
+		leave(t, s, x, 2*time.Minute)
+		store.set(func() {
+			store.put = func(_ ValueClass, _ string, _ []byte, done Done) { answer(done, Stored{}, errBroken) }
+		})
+		s = h.client("c")
+		o := ClaimOptions{Expiry: time.Hour, Will: &Will{Message: &Message{To: dest(t, "/queue/others")}}}
+		if _, _, err := s.Claim(context.Background(), o); ClassOf(err) != Unavailable {
+			t.Fatalf("the claim says %v", err)
+		}
+		s.Close()
+		store.set(func() { store.put = nil })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := h.depth("/queue/wills"); n != 1 {
+			t.Errorf("%d wills are stored, want 1", n)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if all, _ := h.DurableSessions(); all != 0 {
+			t.Errorf("%d sessions are left", all)
+		}
+	})
+}
+
+// The session of a will alone ended with its connection: whoever comes next under that id finds none, whether it asks for a clean start
+// or not, and the will is published then.
+func TestWillAloneIsPublishedWhenItsClientIsBack(t *testing.T) {
+	for _, clean := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := start(t, nil)
+			claim(t, h.client("c"), ClaimOptions{Clean: true, Will: &Will{Message: &Message{To: dest(t, "/queue/wills")}, Delay: time.Hour}})
+			h.crash()
+			time.Sleep(time.Millisecond) // no two connections begin at the same time
+			if _, present := claim(t, h.client("c"), ClaimOptions{Clean: clean, Expiry: time.Hour}); present {
+				t.Error("a session is present")
+			}
+			if n := h.depth("/queue/wills"); n != 1 {
+				t.Errorf("clean start %v: %d wills are published, want 1", clean, n)
+			}
+		})
+	}
+}
+
 // lastWill is a client's will, of which the cluster tests count how often it is published.
 func lastWill(t *testing.T) *Will {
 	return &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("gone")}}
@@ -281,4 +330,29 @@ func TestClusterWillOfALostNodeOutlivesTheLeader(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The leader's store cannot take the will of a client of a node for a while.
+func TestClusterWillIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var store *tampered
+		c := startCluster(t, 1, func(o *Options) {
+			store = &tampered{MemoryStore: o.Store.(*MemoryStore)}
+			o.Store = store
+		})
+		s, w := c.edges[0].client("dev"), lastWill(t)
+		claim(t, s, ClaimOptions{Clean: true, Will: w})
+		store.set(func() {
+			store.append = func(_ Log, _ MailboxID, _ []byte, _ string, done Done) { answer(done, Stored{}, errBroken) }
+		})
+		if err := s.PublishWill(context.Background(), w); ClassOf(err) != Unavailable {
+			t.Errorf("the will is said to be published: %v", err)
+		}
+		s.Close()
+		store.set(func() { store.append = nil })
+		c.expectWills(1)
+		if n := c.storedSessions(); n != 0 {
+			t.Errorf("%d records are stored", n)
+		}
+	})
 }
