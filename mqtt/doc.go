@@ -43,6 +43,8 @@
 //   - In a cluster each node tells of itself under "$SYS/"; of the queues only the one that leads.
 //   - The wills of those who were connected when a gateway died are published three seconds after its start, so that who
 //     subscribes to them can be back; a client that comes back before has its own published then, if it starts clean.
+//   - A will whose publication a crash or the loss of a leader interrupted is published again afterwards. What is stored of it is
+//     stored once; who is subscribed live may get it twice.
 //   - There is no enhanced authentication.
 //
 // # Where the specification is obeyed

@@ -39,6 +39,7 @@ type DurableSession struct {
 	will      *Will
 	principal *Principal // of the last owner; nil after a restart: it was authorised then
 	dueMs     int64      // when something is to be done while it is away
+	warned    bool       // of a will that is tried again and again
 
 	boxMu sync.Mutex
 	box   *Mailbox // nil before the first binding

@@ -85,20 +85,22 @@ func (r *Router) publishNow(ctx context.Context, p *Principal, vhost string, m *
 	if err != nil {
 		return err
 	}
+	if pending {
+		ctx, cancel := context.WithTimeout(ctx, willPatience)
+		defer cancel()
+		select {
+		case err := <-stored:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return &Error{Op: "publish", Class: Unavailable, Text: "the store did not confirm the message", Err: context.Cause(ctx)}
+		}
+	}
 	r.Stats.Published.Add(1)
-	s.deliverLive(rt, m, &w)
+	s.deliverLive(rt, m, &w) // not before: it may be tried again
 	w.Flush()
-	if !pending {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, willPatience)
-	defer cancel()
-	select {
-	case err := <-stored:
-		return err
-	case <-ctx.Done():
-		return &Error{Op: "publish", Class: Unavailable, Text: "the store did not confirm the message", Err: context.Cause(ctx)}
-	}
+	return nil
 }
 
 // willPatience is how long the end of a connection waits for the store to take its will, and to forget the record of it.
@@ -159,8 +161,11 @@ func (x *DurableSession) publishWill(ctx context.Context) bool {
 	if x.principal != nil && x.router.auth.Authorize(x.principal, ActionWrite, m.To) != nil {
 		x.router.Stats.Refused.Add(1)
 	} else if err := x.router.publishFor(ctx, x.principal, x.key.vhost, m); err != nil {
-		x.router.log.Warn("a will could not be published", "client_id", x.key.id, "topic", m.To.String(), "error", err)
-		if ClassOf(err) == Unavailable {
+		again := ClassOf(err) == Unavailable
+		if !x.warned || !again {
+			x.router.log.Warn("a will could not be published", "client_id", x.key.id, "topic", m.To.String(), "again", again, "error", err)
+		}
+		if x.warned = again; again {
 			return false
 		}
 	}

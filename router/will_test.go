@@ -68,7 +68,10 @@ func eachEnding(t *testing.T, f func(t *testing.T, h *harness, store *tampered, 
 			synctest.Test(t, func(t *testing.T) {
 				h, store := startTampered(t, nil)
 				s := h.client("c")
-				w := &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("gone")}, Delay: e.delay}
+				if err := h.session().BindQueue(context.Background(), filter(t, "/topic/wills"), dest(t, "/queue/wills")); err != nil {
+					t.Fatal(err)
+				}
+				w := &Will{Message: &Message{To: dest(t, "/topic/wills"), Body: []byte("gone")}, Delay: e.delay}
 				o := e.claim
 				o.Will = w
 				x, _ := claim(t, s, o)
@@ -119,9 +122,10 @@ func TestWillIsStoredBeforeItsRecordIsForgotten(t *testing.T) {
 	}
 }
 
-// A will that the store cannot confirm is tried again.
+// A will that the store cannot confirm is tried again, and comes to those who are there once.
 func TestWillIsTriedAgain(t *testing.T) {
 	eachEnding(t, func(t *testing.T, h *harness, store *tampered, end func()) {
+		_, in := consume(t, h.session(), "/topic/wills", 1)
 		tried := 0
 		store.set(func() {
 			store.append = func(l Log, _ MailboxID, envelope []byte, dedup string, done Done) {
@@ -138,6 +142,7 @@ func TestWillIsTriedAgain(t *testing.T) {
 		if n := h.depth("/queue/wills"); n != 1 || tried != 4 {
 			t.Errorf("%d wills are stored after %d tries, want 1 after 4", n, tried)
 		}
+		in.wait(t, "gone")
 		if n := len(h.Stats.Dropped()); n != 0 {
 			t.Errorf("dropped: %v", h.Stats.Dropped())
 		}
