@@ -70,6 +70,11 @@ func TestHandshake(t *testing.T) {
 	if status, body := get(t, g.http.URL+"/client/mqgate.js"); status != 200 || !strings.Contains(body, "export class Client") {
 		t.Errorf("client: %d", status)
 	}
+	for _, file := range []string{"mqgate.d.ts", "CLIENT.md", "PROTOCOL.md", "HTTP.md", "protocol.schema.json"} {
+		if status, body := get(t, g.http.URL+"/client/"+file); status != 200 || !strings.Contains(strings.ToLower(body), "mqgate") {
+			t.Errorf("%s: %d", file, status)
+		}
+	}
 	if status, _ := get(t, g.http.URL+"/client/doc.go"); status != 404 {
 		t.Errorf("something else: %d", status)
 	}
