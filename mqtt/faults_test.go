@@ -8,6 +8,8 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // Faults that other brokers were seen to have, beside those that stand with what they are about.
@@ -275,6 +278,57 @@ func TestWillIsAuthorisedWhenItIsPublished(t *testing.T) {
 	}
 	if n := fx.router.Stats.Refused.Load(); n != 2 {
 		t.Errorf("%d counted as refused, want 2", n)
+	}
+}
+
+// exhausted is a listener without file descriptors, for a while.
+type exhausted struct {
+	net.Listener
+	left atomic.Int64
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.left.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return l.Listener.Accept()
+}
+
+// TestAcceptGoesOnAfterFailures: a lack of file descriptors does not end the listener for good.
+func TestAcceptGoesOnAfterFailures(t *testing.T) {
+	fx := start(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	poor := &exhausted{Listener: l}
+	poor.left.Store(3)
+	ctx, cancel := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := fx.server.Serve(ctx, poor); err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	fx.addr = l.Addr().String()
+	fx.login(v5, "c").barrier()
+	if n := fx.server.Stats.AcceptErrors.Load(); n != 3 {
+		t.Errorf("%d errors counted, want 3", n)
+	}
+	cancel()
+	serving.Wait()
+}
+
+// TestSeatsAreCountedBeforeTheLogin: connections that say nothing count as well.
+func TestSeatsAreCountedBeforeTheLogin(t *testing.T) {
+	fx := start(t, func(s *settings) { s.options.Seats = door.NewSeats(2, 0) })
+	for range 2 {
+		fx.dial(v5)
+	}
+	fx.waitConnections(2)
+	fx.dial(v5).expectClosed()
+	if n := fx.server.Stats.OverLimit.Load(); n != 1 {
+		t.Errorf("%d counted, want 1", n)
 	}
 }
 

@@ -55,10 +55,14 @@ func TestR7RefusedPublishIsNotDelivered(t *testing.T) {
 		old.send(publishPacket("secret", "x", qos, 1))
 		old.expectClosed() // MQTT 3 has no word for it, and success would be a lie
 	}
-	bad := fx.dial(v5)
-	bad.send(connectPacket(v5, "bad", withWill("secret", "x", 0))) // R8: a will is authorised like any publish
-	if ack := bad.expect(typeConnack); ack.ReasonCode != byte(notAuthorized) {
-		t.Errorf("CONNACK %#x", ack.ReasonCode)
+	for _, topic := range []string{"secret", "$SYS/x"} { // R8: a will is authorised like any publish
+		for v, code := range map[byte]byte{v311: 5, v5: byte(notAuthorized)} {
+			bad := fx.dial(v)
+			bad.send(connectPacket(v, "bad", withWill(topic, "x", 0)))
+			if ack := bad.expect(typeConnack); ack.ReasonCode != code {
+				t.Errorf("version %d, will to %s: CONNACK %#x", v, topic, ack.ReasonCode)
+			}
+		}
 	}
 	if rest := w.barrier(); len(rest) > 0 {
 		t.Errorf("came: %v", bodies(rest))
