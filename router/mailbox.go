@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mqgate/mqgate/router/outbox"
@@ -60,7 +61,8 @@ type Mailbox struct {
 	handed    uint64 // highest sequence delivered
 	saving    bool
 	dirty     bool
-	stale     bool // the saved record does not know of all that is stored
+	stale     bool          // the saved record does not know of all that is stored
+	marked    *atomic.Int64 // when the record of an inbox like this one was last saved for that
 	savedMs   int64
 	waiters   []Done // acknowledgements that wait for the next save
 	saved     uint64 // floor of the saved record

@@ -85,7 +85,7 @@ func (r *Router) newMailbox(ctx context.Context, s StoredMailbox) (*Mailbox, err
 	if err != nil {
 		return nil, storeError("open", err)
 	}
-	b := &Mailbox{router: r, id: id, log: log, policy: r.policy(id)}
+	b := &Mailbox{router: r, id: id, log: log, policy: r.policy(id), marked: r.inboxMarks.one()}
 	if id.Kind == KindQueueBox {
 		b.address = Address{vhost: id.Vhost, kind: KindQueue, name: id.Name}
 	}

@@ -74,6 +74,8 @@ type Router struct {
 	shares    *shares
 	system    system
 
+	inboxMarks inboxMarks
+
 	systemCount atomic.Uint64          // of system messages
 	edge        *edge                  // of an edge router
 	leader      atomic.Pointer[Leader] // of a router that leads a cluster

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/mqgate/mqgate/router/outbox"
@@ -12,7 +13,8 @@ const (
 	// what was settled in that time is delivered again, marked.
 	saveEveryMs = 100
 	// markEveryMs is how long the record may not know what was stored since. Damage
-	// that takes no more than that from the end of a queue is not told from a crash.
+	// that takes no more than that from the end of what is stored is not told from a
+	// crash.
 	markEveryMs = 1000
 	// trimEveryMs and trimEvery bound how long settled messages stay stored.
 	trimEveryMs = 1000
@@ -27,15 +29,32 @@ func (b *Mailbox) touch() {
 	}
 }
 
-// mark has the record of a queue saved some time, also if nobody consumes from it: a
-// start compares what is stored with it. An inbox is not worth a second write for
-// what may be its only message.
+// mark has the record saved some time, also if nobody consumes: a start compares what
+// is stored with it. Of the inboxes it is now and then one whose record is saved: there
+// may be many, and they share their sequences, so its mark tells of others as well.
 func (b *Mailbox) mark() {
-	if !b.stale && b.id.Kind == KindQueueBox {
-		b.stale = true
-		b.alarm(b.savedMs + markEveryMs)
+	if b.stale {
+		return
 	}
+	at := b.savedMs
+	if b.id.Kind == KindInbox {
+		at = time.Now().UnixMilli()
+		last := b.marked.Load()
+		if at < last+markEveryMs || !b.marked.CompareAndSwap(last, at) {
+			return
+		}
+	}
+	b.stale = true
+	b.alarm(at + markEveryMs)
 }
+
+// inboxMarks are when inboxes were marked last. Each inbox has one of them, in turn.
+type inboxMarks struct {
+	next atomic.Uint32
+	ms   [64]atomic.Int64
+}
+
+func (m *inboxMarks) one() *atomic.Int64 { return &m.ms[m.next.Add(1)%uint32(len(m.ms))] }
 
 // saveDue saves the record if it is time; with the lock held.
 func (b *Mailbox) saveDue(nowMs int64, w *outbox.Batch) {

@@ -41,24 +41,52 @@ func TestMarksOutlastCrashesAndCleanStops(t *testing.T) {
 
 // TestDamageAfterACrashIsRefused also where nobody ever consumed: what was stored a while before is known.
 func TestDamageAfterACrashIsRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := start(t, nil)
-		h.fill("/queue/a", 6)
-		time.Sleep(2 * markEveryMs * time.Millisecond)
-		synctest.Wait()
-		h.fill("/queue/a", 2) // of these it need not know yet
-		h.Abandon()
-		h.Router = nil
-		l := h.store.logs[MailboxID{KindQueueBox, "/", "a"}]
-		l.entries, l.last = l.entries[:6], 6
-		h.open()
-		h.Abandon()
-		h.Router = nil
-		l.entries, l.last = l.entries[:5], 5
-		if _, err := New(context.Background(), h.opt); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "1 at its end") {
-			t.Errorf("start on a damaged store: %v", err)
+	for to, id := range map[string]MailboxID{"/queue/a": {KindQueueBox, "/", "a"}, "/topic/a": {KindInbox, "/", "d"}} {
+		t.Run(to, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := start(t, nil)
+				if id.Kind == KindInbox {
+					s := h.session()
+					if _, err := s.Subscribe(context.Background(), SubscribeOptions{Filter: filter(t, to), Durable: id.Name, Receiver: &inbox{}, Credit: 1}); err != nil {
+						t.Fatal(err)
+					}
+					s.Close()
+				}
+				h.fill(to, 6)
+				time.Sleep(3 * markEveryMs * time.Millisecond)
+				synctest.Wait()
+				h.Abandon()
+				h.Router = nil
+				l := h.store.logs[id]
+				l.entries, l.last = l.entries[:5], 5
+				if _, err := New(context.Background(), h.opt); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "1 at its end") {
+					t.Errorf("start on a damaged store: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestFewInboxesAreMarked: a message for each of many inboxes costs few records.
+func TestFewInboxesAreMarked(t *testing.T) {
+	var m inboxMarks
+	boxes := make([]*Mailbox, 500)
+	for i := range boxes {
+		boxes[i] = &Mailbox{id: MailboxID{Kind: KindInbox}, marked: m.one(), router: &Router{alarms: newAlarms()}}
+	}
+	began := time.Now()
+	for _, b := range boxes {
+		b.mark()
+	}
+	marked := 0
+	for _, b := range boxes {
+		if b.stale {
+			marked++
 		}
-	})
+	}
+	if most := len(m.ms) * (1 + int(time.Since(began)/(markEveryMs*time.Millisecond))); marked == 0 || marked > most {
+		t.Errorf("%d of %d inboxes are marked, at most %d are expected", marked, len(boxes), most)
+	}
 }
 
 func TestACleanStopMarksNothingThatWasNotDelivered(t *testing.T) {

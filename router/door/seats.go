@@ -1,5 +1,5 @@
 // Package door is what every front-end does where connections come in, whatever they
-// speak: accept them with patience, find those whose peer vanished, count them, and
+// speak: accept them with patience, find those whose peer vanished, count and end them, and
 // obey the server that some of them came through.
 // It is a leaf: it knows no protocol and no router.
 package door
