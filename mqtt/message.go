@@ -113,6 +113,7 @@ func replyTo(vhost, topic string) string {
 
 // responseTopic is the reverse; empty if the reply-to is nothing that MQTT can name.
 func responseTopic(vhost, replyTo string) string {
+	replyTo = router.PlainReplyTo(replyTo)
 	if strings.HasPrefix(replyTo, "/queue/") || strings.HasPrefix(replyTo, "/topic/") {
 		a, _, err := router.ParseDestination(vhost, replyTo)
 		if err != nil {

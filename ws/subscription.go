@@ -333,7 +333,7 @@ func appendTail(b []byte, m *router.Message, style router.Style) []byte {
 	b = appendQuoted(append(b, `","to":`...), m.To.Text(style))
 	b = strconv.AppendInt(append(b, `,"timeMs":`...), m.TimestampMs, 10)
 	for _, f := range [...]struct{ name, value string }{
-		{`,"contentType":`, m.ContentType}, {`,"replyTo":`, m.ReplyTo}, {`,"correlationId":`, m.CorrelationID},
+		{`,"contentType":`, m.ContentType}, {`,"replyTo":`, router.PlainReplyTo(m.ReplyTo)}, {`,"correlationId":`, m.CorrelationID},
 	} {
 		if f.value != "" {
 			b = appendQuoted(append(b, f.name...), f.value)
