@@ -88,5 +88,6 @@ func (l *live) arrived(g *liveGroup, m *Message, w *outbox.Batch) {
 		default:
 			l.router.Stats.Drop(DropSlowConsumer, 1)
 		}
+		w.StartMany()
 	}
 }

@@ -177,6 +177,7 @@ func (s *Session) deliverLive(r *route, m *Message, w *outbox.Batch) {
 		default:
 			dropped++
 		}
+		w.StartMany()
 	}
 	if delivered > 0 {
 		s.router.Stats.Delivered.Add(uint64(delivered))

@@ -440,9 +440,24 @@ func (b *Batch) Flush() {
 		return
 	}
 	b.brakes = b.brakes[:0]
+	b.start()
+}
+
+func (b *Batch) start() {
 	for i, o := range b.boxes {
 		o.flush()
 		b.boxes[i] = nil
 	}
 	b.boxes = b.boxes[:0]
+}
+
+// manyBoxes is from how many on their writers need not wait for the end of the batch.
+const manyBoxes = 256
+
+// StartMany wakes the writers if they are many already: what is for thousands leaves while the rest of them get it. The caller
+// holds no lock of an outbox.
+func (b *Batch) StartMany() {
+	if b != nil && len(b.boxes) >= manyBoxes {
+		b.start()
+	}
 }

@@ -145,6 +145,37 @@ func TestMuchPendingStartsBeforeTheBatchEnds(t *testing.T) {
 	})
 }
 
+// TestManyPeersStartBeforeTheBatchEnds: what is for very many leaves while it is still handed to others, and to all at the end.
+func TestManyPeersStartBeforeTheBatchEnds(t *testing.T) {
+	var w Batch
+	wires := make([]*wire, manyBoxes+3)
+	boxes := make([]*Outbox, len(wires))
+	for i := range wires {
+		wires[i] = &wire{}
+		boxes[i] = New(wires[i], &listener{}, Options{MaxBytes: 1000, WriteTimeout: time.Minute})
+		put(boxes[i], &w, "a")
+		w.StartMany()
+	}
+	for i, o := range boxes[:manyBoxes] {
+		o.Wait()
+		if wires[i].text() != "a" {
+			t.Fatalf("%d of %d waits for the end of the batch", i, len(boxes))
+		}
+	}
+	for i, o := range boxes[manyBoxes:] {
+		if o.Wait(); wires[manyBoxes+i].text() != "" {
+			t.Fatal("few do not wait for the end of the batch")
+		}
+	}
+	w.Flush()
+	for i, o := range boxes {
+		if o.Close(); wires[i].text() != "a" {
+			t.Fatalf("%d got %q", i, wires[i].text())
+		}
+	}
+	(*Batch)(nil).StartMany()
+}
+
 func TestSharedBytesKeepTheirPlaceAndAreNotCopied(t *testing.T) {
 	c := &recorder{}
 	o := New(c, &listener{}, wide)
