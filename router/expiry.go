@@ -174,7 +174,7 @@ func (b *Mailbox) expireAhead(d *Delivery) (moving bool) {
 	case b.policy.DropExpired || l.target == "":
 		b.ledger.settleAhead(d.Seq)
 		b.router.Stats.Drop(DropExpired, 1)
-		b.bytes -= min(b.bytes, uint64(d.Message.Size()))
+		b.release(d.Message.Size())
 		b.touch()
 		return false
 	}

@@ -57,18 +57,19 @@ type Mailbox struct {
 	renewing  bool     // renewFrom runs
 	alarmMs   int64    // when tend is called next, 0: never
 
-	reserved  uint64 // what the saved record allows to deliver
-	handed    uint64 // highest sequence delivered
-	saving    bool
-	dirty     bool
-	stale     bool          // the saved record does not know of all that is stored
-	marked    *atomic.Int64 // when the record of an inbox like this one was last saved for that
-	savedMs   int64
-	waiters   []Done // acknowledgements that wait for the next save
-	saved     uint64 // floor of the saved record
-	trimmed   uint64
-	trimming  bool
-	trimmedMs int64
+	reserved     uint64 // what the saved record allows to deliver
+	handed       uint64 // highest sequence delivered
+	saving       bool
+	dirty        bool
+	stale        bool          // the saved record does not know of all that is stored
+	marked       *atomic.Int64 // when the record of an inbox like this one was last saved for that
+	savedMs      int64
+	waiters      []Done // acknowledgements that wait for the next save
+	saved        uint64 // floor of the saved record
+	trimmed      uint64
+	trimming     bool
+	trimmedMs    int64
+	settledBytes uint64 // since the last trim, about
 }
 
 // Policy is how a mailbox treats its messages.
@@ -329,12 +330,17 @@ func (b *Mailbox) enqueue(s *Subscription) {
 // settled accounts for a message that left for good; with the lock held.
 func (b *Mailbox) settled(d *Delivery) {
 	b.ledger.settle(d)
-	size := uint64(d.Message.Size())
-	b.bytes -= min(b.bytes, size)
+	b.release(d.Message.Size())
 	if b.ledger.count == 0 {
 		b.bytes = 0 // what a crash made inexact ends here
 	}
 	b.touch()
+}
+
+// release accounts for the bytes of a message that left for good.
+func (b *Mailbox) release(size int) {
+	b.bytes -= min(b.bytes, uint64(size))
+	b.settledBytes += uint64(size)
 }
 
 // alarm has tend called at a time, or at once if that is past.

@@ -222,7 +222,7 @@ func (b *Mailbox) bury(l deadLetter, w *outbox.Batch) bool {
 // buriedAhead settles one that was not loaded when it expired, and may be now.
 func (b *Mailbox) buriedAhead(d *Delivery) {
 	if b.ledger.settleAhead(d.Seq) {
-		b.bytes -= min(b.bytes, uint64(d.Message.Size()))
+		b.release(d.Message.Size())
 		b.touch()
 	} else if loaded := b.ledger.find(d.Seq); loaded != nil && loaded.state != stateHeld && loaded.state != stateMoving {
 		b.ledger.withdraw(loaded)

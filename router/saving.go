@@ -16,9 +16,11 @@ const (
 	// that takes no more than that from the end of what is stored is not told from a
 	// crash.
 	markEveryMs = 1000
-	// trimEveryMs and trimEvery bound how long settled messages stay stored.
-	trimEveryMs = 1000
-	trimEvery   = 5000
+	// trimEveryMs, trimEvery and trimBytes bound how long settled messages stay stored. A trim rewrites a file and frees others,
+	// and what is stored meanwhile waits: it must be seldom enough for the 99th percentile not to know of it.
+	trimEveryMs = 10_000
+	trimEvery   = 20_000
+	trimBytes   = 16 << 20
 )
 
 // touch has the record saved soon.
@@ -138,10 +140,15 @@ func (b *Mailbox) recorded(r *record, err error, w *outbox.Batch) {
 	} else if b.stale {
 		b.alarm(b.savedMs + markEveryMs)
 	}
-	if b.saved >= b.trimmed+trimEvery && !b.trimming {
+	if b.muchSettled(b.saved) && !b.trimming {
 		b.alarm(b.savedMs)
 	}
 	b.dispatch(w)
+}
+
+// muchSettled reports whether what is settled up to a sequence should not wait to be trimmed.
+func (b *Mailbox) muchSettled(upto uint64) bool {
+	return upto >= b.trimmed+trimEvery || b.settledBytes >= trimBytes
 }
 
 // trim has the store forget what is settled, up to the saved floor, so that a
@@ -151,10 +158,11 @@ func (b *Mailbox) trim(nowMs int64) {
 	if b.trimming || upto <= b.trimmed {
 		return
 	}
-	if upto < b.trimmed+trimEvery && nowMs < b.trimmedMs+trimEveryMs {
+	if !b.muchSettled(upto) && nowMs < b.trimmedMs+trimEveryMs {
 		b.alarm(b.trimmedMs + trimEveryMs)
 		return
 	}
+	b.settledBytes = 0
 	b.trimming = b.router.goFunc(func(ctx context.Context) {
 		err := b.log.Trim(ctx, upto)
 		b.mu.Lock()
