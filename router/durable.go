@@ -418,10 +418,10 @@ func (x *DurableSession) Leave(ctx context.Context, o LeaveOptions) error {
 	return err
 }
 
-// leaveLost is Leave for a connection whose node is gone: all is as it was stored last.
-func (x *DurableSession) leaveLost(ctx context.Context) error {
+// leaveAsStored is Leave for a connection whose node says nothing of it, as it may be gone: all is as it was stored last.
+func (x *DurableSession) leaveAsStored(ctx context.Context, will bool) error {
 	x.router.durables.mu.Lock()
-	o := LeaveOptions{Expiry: NeverExpires, Will: true, State: x.rec.State}
+	o := LeaveOptions{Expiry: NeverExpires, Will: will, State: x.rec.State}
 	if ms := x.rec.ExpiryMs; ms < NeverExpires.Milliseconds() {
 		o.Expiry = time.Duration(ms) * time.Millisecond
 	}

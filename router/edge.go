@@ -305,11 +305,14 @@ func (e *edge) sayClosed(rs *remoteSession) {
 	if rs.opened && e.link != nil {
 		l := e.link
 		rs.endedOn = l.id
-		b := append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodClose))
+		var left byte
 		if rs.willLeft {
-			b = append(b, 1)
+			left |= leftWill
 		}
-		l.end(b)
+		if rs.claimed != nil && rs.claimed.Again {
+			left |= leftSession
+		}
+		l.end(append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodClose), left))
 	}
 	rs.opened = false
 }

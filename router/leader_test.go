@@ -143,6 +143,54 @@ func TestClusterOldOwnerStaysOut(t *testing.T) {
 	}
 }
 
+// A claim that the leader grants when its node waits no more locks nobody out.
+func TestClusterClaimInVain(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	owner, err := c.edges[0].Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: func(error) {}}) // it does not go when it is told
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, _ := claim(t, owner, ClaimOptions{Expiry: time.Hour})
+	saved := make(chan error, 1)
+	d.Save([]byte("state"), func(_ Stored, err error, _ *outbox.Batch) { saved <- err })
+	if err := <-saved; err != nil {
+		t.Fatal(err)
+	}
+	again := func(patience time.Duration) (*Session, *DurableSession, error) {
+		s, err := c.edges[1].Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: func(error) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		d, _, err := s.Claim(ctx, ClaimOptions{Expiry: time.Hour, Will: &Will{Message: &Message{To: dest(t, "/topic/will"), Body: []byte("in vain")}}})
+		return s, d, err
+	}
+	_, in := consume(t, c.edges[0].session(), "/topic/will", 9)
+	s, _, err := again(20 * time.Millisecond)
+	if ClassOf(err) != Unavailable {
+		t.Fatalf("claimed while another owns it: %v", err)
+	}
+	s.Close()
+	owner.Close()
+	if err := d.Leave(t.Context(), LeaveOptions{Expiry: time.Hour, State: []byte("state")}); err != nil {
+		t.Fatal(err)
+	}
+	s, d, err = again(8 * time.Second)
+	if err != nil {
+		t.Fatalf("locked out: %v", err)
+	}
+	if string(d.State()) != "state" {
+		t.Errorf("the state is %q", d.State())
+	}
+	s.Close()
+	if err := d.Leave(t.Context(), LeaveOptions{Expiry: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	mustPublish(t, c.edges[0].session(), "/topic/will", "the only one")
+	in.wait(t, "the only one")
+}
+
 // What a client settled, and waits to hear that it is stored, is not given to it again by the next leader, whether or not the one
 // that died had stored it.
 func TestClusterSettlementOutlivesTheLeader(t *testing.T) {

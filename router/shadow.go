@@ -114,7 +114,7 @@ func (x *shadow) end(ctx context.Context) {
 		x.durable = nil
 		ctx, cancel := context.WithTimeout(ctx, shadowPatience)
 		defer cancel()
-		if err := d.leaveLost(ctx); err != nil && ctx.Err() == nil {
+		if err := d.leaveAsStored(ctx, true); err != nil && ctx.Err() == nil {
 			r.log.Warn("the session of a lost node could not be stored", "client_id", d.key.id, "error", err)
 		}
 	}
@@ -169,7 +169,7 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 		}
 		x.durable.Save(r.rest(), func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
 	case methodClose:
-		x.close(r, w)
+		x.close(ctx, r, w)
 	default:
 		x.wait(ctx, q, w)
 	}
@@ -408,14 +408,30 @@ func (x *shadow) leave(ctx context.Context, r envelopeReader) error {
 	return d.Leave(ctx, LeaveOptions(c))
 }
 
+// What an edge says of a session that it closes.
+const (
+	leftWill    = 1 << iota // the leader is to publish the will
+	leftSession             // it owns a durable session, and its Leave follows
+)
+
 // close ends the session; a durable one's last word, Leave, follows.
-func (x *shadow) close(r envelopeReader, w *outbox.Batch) {
+func (x *shadow) close(ctx context.Context, r envelopeReader, w *outbox.Batch) {
 	w.Flush()
 	x.will = nil
-	if r.byte() == 1 {
+	left := r.byte()
+	if left&leftWill != 0 {
 		x.session.postponeWill()
 	}
 	x.session.Close()
+	if d := x.durable; d != nil && left&leftSession == 0 {
+		// The claim took longer than the edge waited: it refused its client, and nobody else would ever leave.
+		x.durable = nil
+		ctx, cancel := context.WithTimeout(ctx, shadowPatience)
+		defer cancel()
+		if err := d.leaveAsStored(ctx, false); err != nil && ctx.Err() == nil {
+			x.session.router.log.Warn("a session that was claimed in vain could not be stored", "client_id", d.key.id, "error", err)
+		}
+	}
 	if x.durable == nil {
 		x.link.forget(x)
 	}
