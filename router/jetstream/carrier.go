@@ -3,6 +3,7 @@ package jetstream
 import (
 	"fmt"
 	"hash/maphash"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -127,6 +128,9 @@ func (in *interests) read(end <-chan struct{}) {
 				if msg, err := router.ParseEnvelope(m.Data); err == nil && i.filter.Matches(msg.To) {
 					i.arrive(msg, &w)
 				}
+			}
+			if len(in.messages) == 0 {
+				runtime.Gosched() // whoever brings more may be about to: what comes together leaves in one write to each subscriber
 			}
 			if len(in.messages) == 0 {
 				w.Flush()
