@@ -173,7 +173,12 @@ func (b *Mailbox) appended(m *Message, s Stored, err error, w *outbox.Batch) {
 // unanswered notes that an append failed and may yet be stored: what the store
 // holds is then to be read. What was refused is not stored.
 func (b *Mailbox) unanswered(err error) {
-	if c := ClassOf(err); c != Full && c != TooLarge {
+	switch ClassOf(err) {
+	case Full: // what is settled here takes room that others need
+		b.settledBytes = max(b.settledBytes, trimBytes)
+		b.alarm(time.Now().UnixMilli())
+	case TooLarge:
+	default:
 		b.ledger.unsure = true
 	}
 }
