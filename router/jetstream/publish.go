@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/nats-io/nats.go"
 
@@ -20,8 +21,12 @@ import (
 const (
 	// publisherSlots bounds the publishes that JetStream has not answered.
 	publisherSlots = 1 << 15
-	// publishBacklog bounds those that wait for a slot: a message for every device of a fleet is as many publishes at once.
+	// publisherBytes bounds what is in them: half of what the server lets wait for one stream.
+	publisherBytes = 1 << 29
+	// publishBacklog and backlogBytes bound those that wait for a slot: a message for every device of a fleet is as many publishes
+	// at once. They share its bytes, which count once.
 	publishBacklog = 1 << 18
+	backlogBytes   = 1 << 29
 	// answerTimeout is when a publish without an answer is given up. Its slot gets
 	// another reply subject: a late answer must not be taken for another's.
 	answerTimeout = 30 * time.Second
@@ -50,7 +55,9 @@ type publisher struct {
 	slots   []slot
 	free    []int32
 	waiting int // publishes that wait for their answer
+	bytes   int // of those
 	backlog []queued
+	held    int  // bytes of the backlog
 	sending bool // run sends from the backlog
 	ended   bool
 }
@@ -61,9 +68,11 @@ type queued struct {
 	header  nats.Header
 	data    []byte
 	done    func(router.Stored, error, *outbox.Batch)
+	held    int // bytes that wait since it does
 }
 
 type slot struct {
+	bytes  int
 	reply  string
 	done   func(router.Stored, error, *outbox.Batch)
 	sentMs int64
@@ -142,32 +151,45 @@ var (
 	errNoAnswer = errors.New("no answer from the store")
 	errNobody   = errors.New("nobody takes messages for the stream")
 	errClosed   = errors.New("the store is closed")
-	errBusy     = fmt.Errorf("%d publishes wait for the store", publisherSlots+publishBacklog)
+	errBusy     = errors.New("too much waits for the store")
 )
 
 // publish sends data and has done called with the answer.
 func (p *publisher) publish(subject string, header nats.Header, data []byte, done func(router.Stored, error, *outbox.Batch)) error {
-	q := queued{subject, header, data, done}
+	q := queued{subject: subject, header: header, data: data, done: done}
 	p.mu.Lock()
 	if p.ended {
 		p.mu.Unlock()
 		return unavailable(errClosed)
 	}
-	if p.sending || len(p.backlog) > 0 || p.waiting >= p.most {
+	if p.sending || len(p.backlog) > 0 || !p.vacant() {
 		defer p.mu.Unlock()
-		if len(p.backlog) >= publishBacklog {
-			return unavailable(errBusy)
-		}
-		p.backlog = append(p.backlog, q)
-		return nil
+		return p.enqueue(q)
 	}
-	i, reply := p.occupy(done)
+	i, reply := p.occupy(q)
 	p.mu.Unlock()
 	return p.send(i, reply, q)
 }
 
+// vacant reports whether another publish may be sent; with the lock held.
+func (p *publisher) vacant() bool { return p.waiting < p.most && p.bytes < publisherBytes }
+
+// enqueue has a publish wait for a slot; with the lock held.
+func (p *publisher) enqueue(q queued) error {
+	q.held = len(q.data)
+	if n := len(p.backlog); n > 0 && q.held > 0 && unsafe.SliceData(p.backlog[n-1].data) == unsafe.SliceData(q.data) {
+		q.held = 0
+	}
+	if len(p.backlog) >= publishBacklog || p.held+q.held > backlogBytes {
+		return unavailable(errBusy)
+	}
+	p.held += q.held
+	p.backlog = append(p.backlog, q)
+	return nil
+}
+
 // occupy takes a slot, of which one must be free; with the lock held.
-func (p *publisher) occupy(done func(router.Stored, error, *outbox.Batch)) (i int32, reply string) {
+func (p *publisher) occupy(q queued) (i int32, reply string) {
 	if len(p.free) > 0 {
 		i = p.free[len(p.free)-1]
 		p.free = p.free[:len(p.free)-1]
@@ -179,9 +201,19 @@ func (p *publisher) occupy(done func(router.Stored, error, *outbox.Batch)) (i in
 	if p.shared {
 		p.renew(i)
 	}
-	s.done, s.sentMs = done, time.Now().UnixMilli()
+	s.done, s.sentMs, s.bytes = q.done, time.Now().UnixMilli(), len(q.data)
 	p.waiting++
+	p.bytes += s.bytes
 	return i, s.reply
+}
+
+// vacate gives a slot back; with the lock held.
+func (p *publisher) vacate(i int32) {
+	s := &p.slots[i]
+	s.done = nil
+	p.waiting--
+	p.bytes -= s.bytes
+	p.free = append(p.free, i)
 }
 
 func (p *publisher) send(i int32, reply string, q queued) error {
@@ -201,23 +233,26 @@ func (p *publisher) send(i int32, reply string, q queued) error {
 func (p *publisher) sendBacklog(w *outbox.Batch) {
 	for {
 		p.mu.Lock()
-		batch := p.backlog[:min(len(p.backlog), p.most-p.waiting)]
-		if p.sending = len(batch) > 0; !p.sending {
+		type place struct {
+			slot  int32
+			reply string
+		}
+		var places []place
+		for len(places) < len(p.backlog) && p.vacant() {
+			q := p.backlog[len(places)]
+			i, reply := p.occupy(q)
+			p.held -= q.held
+			places = append(places, place{i, reply})
+		}
+		if p.sending = len(places) > 0; !p.sending {
 			if len(p.backlog) == 0 {
 				p.backlog = nil
 			}
 			p.mu.Unlock()
 			return
 		}
-		p.backlog = p.backlog[len(batch):]
-		type place struct {
-			slot  int32
-			reply string
-		}
-		places := make([]place, len(batch))
-		for k, q := range batch {
-			places[k].slot, places[k].reply = p.occupy(q.done)
-		}
+		batch := p.backlog[:len(places)]
+		p.backlog = p.backlog[len(places):]
 		p.mu.Unlock()
 		for k, q := range batch {
 			if err := p.send(places[k].slot, places[k].reply, q); err != nil {
@@ -232,7 +267,7 @@ func (p *publisher) sendBacklog(w *outbox.Batch) {
 func (p *publisher) dropBacklog(cause error, w *outbox.Batch) {
 	p.mu.Lock()
 	backlog := p.backlog
-	p.backlog, p.ended = nil, true
+	p.backlog, p.held, p.ended = nil, 0, true
 	p.mu.Unlock()
 	for _, q := range backlog {
 		q.done(router.Stored{}, unavailable(cause), w)
@@ -247,9 +282,7 @@ func (p *publisher) unsent(i int32, err error) error {
 	if p.slots[i].done == nil {
 		return nil
 	}
-	p.waiting--
-	p.slots[i].done = nil
-	p.free = append(p.free, i)
+	p.vacate(i)
 	return unavailable(err)
 }
 
@@ -262,10 +295,8 @@ func (p *publisher) answered(m *nats.Msg, w *outbox.Batch) {
 		return
 	}
 	done := p.slots[i].done
-	p.slots[i].done = nil
 	if done != nil {
-		p.waiting--
-		p.free = append(p.free, int32(i))
+		p.vacate(int32(i))
 	}
 	p.mu.Unlock()
 	if done == nil {
@@ -288,10 +319,8 @@ func (p *publisher) giveUp(sentBeforeMs int64, cause error, w *outbox.Batch) {
 		s := &p.slots[i]
 		if s.done != nil && s.sentMs < sentBeforeMs {
 			dones = append(dones, s.done)
-			s.done = nil
 			p.renew(int32(i))
-			p.free = append(p.free, int32(i))
-			p.waiting--
+			p.vacate(int32(i))
 		}
 	}
 	p.mu.Unlock()

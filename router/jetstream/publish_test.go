@@ -133,4 +133,14 @@ func TestPublishesBeyondTheSlotsWait(t *testing.T) {
 	if err := full.publish("echo", nil, nil, nil); router.ClassOf(err) != router.Unavailable || !errors.Is(err, errBusy) {
 		t.Errorf("with a full backlog: %v", err)
 	}
+	full = &publisher{most: 9, bytes: publisherBytes, held: backlogBytes - 10}
+	same := []byte("123456")
+	for n := range 6 { // the same bytes count once
+		if err := full.publish("echo", nil, same, nil); err != nil {
+			t.Fatalf("publish %d of the same: %v", n, err)
+		}
+	}
+	if err := full.publish("echo", nil, []byte("12345"), nil); !errors.Is(err, errBusy) {
+		t.Errorf("with too many bytes: %v", err)
+	}
 }
