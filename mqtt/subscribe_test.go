@@ -178,6 +178,7 @@ func TestSubscriptionOptionsOutliveConnections(t *testing.T) {
 		}
 		p.publish("mine/1", "x", 1, 1)
 		s.finish(s.message("mine/1", "x", 1))
+		s.barrier() // the acknowledgement was read
 	}
 }
 
