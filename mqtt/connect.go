@@ -3,17 +3,15 @@ package mqtt
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // errRefused is why a connection ends whose CONNACK said so.
@@ -180,7 +178,7 @@ func (c *conn) open(k *connect) error {
 	remote := c.socket.RemoteAddr()
 	principal, err := c.server.opt.Authenticate.Authenticate(ctx, router.Credentials{ // [MQTT-3.1.4-2]
 		User: k.user, HasUser: k.hasUser, Password: string(k.password), ClientID: c.clientID,
-		Vhost: c.server.opt.Vhost, Protocol: "mqtt", Remote: remote.String(), TLSNames: certificateNames(c.socket), Loopback: loopback(remote),
+		Vhost: c.server.opt.Vhost, Protocol: "mqtt", Remote: remote.String(), TLSNames: door.CertificateNames(c.socket), Loopback: door.Loopback(remote.String()),
 	})
 	clear(k.password)
 	if err != nil {
@@ -196,30 +194,6 @@ func (c *conn) open(k *connect) error {
 		Principal: principal, Vhost: c.server.opt.Vhost, Protocol: "mqtt", Remote: remote.String(), ClientID: c.clientID, Kick: c.disown,
 	})
 	return err
-}
-
-// certificateNames gives the names in the client certificate that TLS verified.
-func certificateNames(socket net.Conn) []string {
-	t, ok := socket.(interface{ ConnectionState() tls.ConnectionState })
-	if !ok {
-		return nil
-	}
-	state := t.ConnectionState()
-	if len(state.VerifiedChains) == 0 || len(state.PeerCertificates) == 0 {
-		return nil
-	}
-	leaf := state.PeerCertificates[0]
-	var names []string
-	if leaf.Subject.CommonName != "" {
-		names = append(names, leaf.Subject.CommonName)
-	}
-	names = append(names, leaf.DNSNames...)
-	return append(names, leaf.EmailAddresses...)
-}
-
-func loopback(a net.Addr) bool {
-	p, err := netip.ParseAddrPort(a.String())
-	return err == nil && p.Addr().Unmap().IsLoopback()
 }
 
 // refuseConnect answers a CONNECT that failed, where the client's version has words for it.

@@ -2,10 +2,7 @@ package stomp
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -110,32 +107,8 @@ func (c *conn) credentials(f *frame.Frame, vhost string) router.Credentials {
 	remote := c.socket.RemoteAddr()
 	return router.Credentials{
 		User: string(login), HasUser: named, Password: f.Value("passcode"), ClientID: f.Value("client-id"),
-		Vhost: vhost, Protocol: "stomp", Remote: remote.String(), TLSNames: certificateNames(c.socket), Loopback: loopback(remote),
+		Vhost: vhost, Protocol: "stomp", Remote: remote.String(), TLSNames: door.CertificateNames(c.socket), Loopback: door.Loopback(remote.String()),
 	}
-}
-
-// certificateNames gives the names in the client certificate that TLS verified.
-func certificateNames(socket net.Conn) []string {
-	t, ok := socket.(interface{ ConnectionState() tls.ConnectionState })
-	if !ok {
-		return nil
-	}
-	state := t.ConnectionState()
-	if len(state.VerifiedChains) == 0 || len(state.PeerCertificates) == 0 {
-		return nil
-	}
-	leaf := state.PeerCertificates[0]
-	var names []string
-	if leaf.Subject.CommonName != "" {
-		names = append(names, leaf.Subject.CommonName)
-	}
-	names = append(names, leaf.DNSNames...)
-	return append(names, leaf.EmailAddresses...)
-}
-
-func loopback(a net.Addr) bool {
-	p, err := netip.ParseAddrPort(a.String())
-	return err == nil && p.Addr().Unmap().IsLoopback()
 }
 
 // checkClientID refuses what would be unreadable in logs and unsafe as a part of names.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // The plain HTTP interface (HTTP.md): for scripts that cannot hold a socket, and
@@ -164,7 +165,7 @@ func (e *loginError) Unwrap() error { return e.error }
 func (s *Server) identify(r *http.Request) (*router.Principal, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.opt.LoginTimeout)
 	defer cancel()
-	c := router.Credentials{Vhost: router.DefaultVhost, Protocol: "http", Remote: r.RemoteAddr, Loopback: loopback(r.RemoteAddr)}
+	c := router.Credentials{Vhost: router.DefaultVhost, Protocol: "http", Remote: r.RemoteAddr, Loopback: door.Loopback(r.RemoteAddr)}
 	scheme, value, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	token, bearer := strings.TrimSpace(value), strings.EqualFold(scheme, "Bearer")
 	if r.Method == http.MethodGet && scheme == "" && r.URL.Query().Has("access_token") {

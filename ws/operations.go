@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // handle does what a message asks for. It answers; an error that it returns ends
@@ -92,7 +93,7 @@ func (c *client) connect(r *request) error {
 	}
 	remote := c.socket.RemoteAddr().String()
 	cred := router.Credentials{
-		Password: r.Password, ClientID: r.ClientID, Vhost: router.DefaultVhost, Protocol: "ws", Remote: remote, Loopback: loopback(remote),
+		Password: r.Password, ClientID: r.ClientID, Vhost: router.DefaultVhost, Protocol: "ws", Remote: remote, Loopback: door.Loopback(remote),
 	}
 	if r.User != nil {
 		cred.User, cred.HasUser = *r.User, true

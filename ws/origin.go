@@ -3,10 +3,11 @@ package ws
 import (
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // visitor is what a request tells of where it comes from.
@@ -27,7 +28,7 @@ func (s *Server) visitor(r *http.Request) visitor {
 	case len(origins) > 1:
 		return visitor{}
 	case len(origins) == 0:
-		return visitor{allowed: !crossSite(r), strict: r.Header.Get("Authorization") == "" && !(loopback(r.RemoteAddr) && literalHost(r.Host))}
+		return visitor{allowed: !crossSite(r), strict: r.Header.Get("Authorization") == "" && !(door.Loopback(r.RemoteAddr) && literalHost(r.Host))}
 	}
 	origin := origins[0]
 	if slices.ContainsFunc(s.opt.Origins, func(o string) bool { return o == "*" || strings.EqualFold(o, origin) }) {
@@ -60,9 +61,4 @@ func literalHost(hostport string) bool {
 		host = h
 	}
 	return strings.EqualFold(host, "localhost") || net.ParseIP(strings.Trim(host, "[]")) != nil
-}
-
-func loopback(remote string) bool {
-	p, err := netip.ParseAddrPort(remote)
-	return err == nil && p.Addr().Unmap().IsLoopback()
 }
