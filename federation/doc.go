@@ -9,7 +9,8 @@
 // header x-federated-again, so a duplicate beyond that window is marked.
 //
 // Loops are impossible: a message carries the sites that it came through in the
-// header x-federated-path, and never goes to one of them.
+// header x-federated-path, and never goes to one of them. A live message that comes
+// to a site over several others is taken once, by the header x-federated-id.
 //
 // It may import router and router/outbox.
 package federation

@@ -46,6 +46,7 @@ type Options struct {
 // Headers of messages that crossed.
 const (
 	PathHeader  = "x-federated-path"
+	IDHeader    = "x-federated-id" // what the message is called at its first site
 	AgainHeader = "x-federated-again"
 )
 
@@ -56,12 +57,13 @@ type Stats struct {
 	Forwarded, Stored atomic.Uint64 // of queues: to other sites, and from them
 	Refused           atomic.Uint64 // of queues, from other sites: they keep them
 	NotTaken          atomic.Uint64 // live messages of other sites
+	Repeated          atomic.Uint64 // live messages that came another way before
 }
 
 // Counts returns the counters by name.
 func (s *Stats) Counts() map[string]uint64 {
 	return map[string]uint64{"sent": s.Sent.Load(), "received": s.Received.Load(), "not_sent": s.NotSent.Load(), "forwarded": s.Forwarded.Load(),
-		"stored": s.Stored.Load(), "refused": s.Refused.Load(), "not_taken": s.NotTaken.Load()}
+		"stored": s.Stored.Load(), "refused": s.Refused.Load(), "not_taken": s.NotTaken.Load(), "repeated": s.Repeated.Load()}
 }
 
 // Bridge moves messages between this site and others.
@@ -71,6 +73,7 @@ type Bridge struct {
 	life    context.Context
 	end     context.CancelFunc
 	group   sync.WaitGroup
+	recent  recent
 	Stats   Stats
 }
 
@@ -198,15 +201,20 @@ func (b *Bridge) decode(data []byte) (*router.Message, Remote, error) {
 	case slices.Contains(came, b.opt.Site):
 		return nil, r, fmt.Errorf("the message came through this site already: %s", strings.Join(came, ","))
 	}
-	id := strings.Join([]string{"site", came[0], m.ID.String()}, "\x00")
+	id := came[0] + "/" + m.ID.String()
+	if first, ok := m.Header(IDHeader); ok && len(came) > 1 {
+		id = first // each site gives the message an id of its own
+	}
 	return m.With(func(c *router.Message) {
-		c.Headers = slices.DeleteFunc(slices.Clone(c.Headers), func(h router.Header) bool { return h.Name == PathHeader || h.Name == AgainHeader })
-		c.Headers = append(c.Headers, router.Header{Name: PathHeader, Value: strings.Join(came, ",")})
+		c.Headers = slices.DeleteFunc(slices.Clone(c.Headers), func(h router.Header) bool {
+			return h.Name == PathHeader || h.Name == IDHeader || h.Name == AgainHeader
+		})
+		c.Headers = append(c.Headers, router.Header{Name: PathHeader, Value: strings.Join(came, ",")}, router.Header{Name: IDHeader, Value: id})
 		if rest[0] != 0 {
 			c.Headers = append(c.Headers, router.Header{Name: AgainHeader, Value: "true"})
 		}
 		if m.To.Kind() == router.KindQueue {
-			c.DedupID = id
+			c.DedupID = "site\x00" + id
 		}
 	}), r, nil
 }
@@ -214,6 +222,12 @@ func (b *Bridge) decode(data []byte) (*router.Message, Remote, error) {
 // live publishes what another site sent.
 func (b *Bridge) live(data []byte) {
 	m, _, err := b.decode(data)
+	if err == nil && len(b.opt.Remotes) > 1 {
+		if id, _ := m.Header(IDHeader); b.recent.has(id) {
+			b.Stats.Repeated.Add(1)
+			return
+		}
+	}
 	if err == nil {
 		var w outbox.Batch
 		_, err = b.session.Publish(b.life, m, &w, func(_ router.Stored, err error, _ *outbox.Batch) {

@@ -212,7 +212,7 @@ func (s *site) publish(to, body string) {
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}
@@ -272,6 +272,89 @@ func TestTopicsCross(t *testing.T) {
 	lone.publish("/topic/plant.7.temp", "to nobody")
 	if n := lone.bridge.Stats.Counts(); n["not_sent"] != 1 || n["sent"] != 0 {
 		t.Errorf("without a link: %v", n)
+	}
+}
+
+// Three sites, each of which sends everything to the two others, and takes everything: a message reaches each of them once, and
+// does not go round.
+func TestTopicsDoNotGoRoundAMesh(t *testing.T) {
+	all := filters(t, "/topic/>")
+	to := func(sites ...string) (remotes []Remote) {
+		for _, s := range sites {
+			remotes = append(remotes, Remote{Site: s, Send: all, Receive: all})
+		}
+		return remotes
+	}
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, to("oslo", "rome")...)
+	hub := []string{berlin.link.Addr().String()}
+	oslo, rome := newSite(t, "oslo", "", hub, to("berlin", "rome")...), newSite(t, "rome", "", hub, to("berlin", "oslo")...)
+	sites := []*site{berlin, oslo, rome}
+	received := map[*site]*got{}
+	for _, s := range sites {
+		received[s] = s.subscribe("/topic/>")
+	}
+	n := 0
+	eventually(t, func() error { // until all links are up
+		n++
+		for _, from := range sites {
+			from.publish("/topic/a", fmt.Sprint("first ", from.name, n))
+		}
+		for _, to := range sites {
+			for _, from := range sites {
+				if !slices.ContainsFunc(received[to].all(), func(b string) bool { return strings.HasPrefix(b, "first "+from.name) }) {
+					return fmt.Errorf("nothing of %s at %s", from.name, to.name)
+				}
+			}
+		}
+		return nil
+	})
+	for i := range 20 {
+		for _, from := range sites {
+			from.publish("/topic/a", fmt.Sprint(from.name, " ", i))
+		}
+	}
+	for _, s := range sites { // the last word of each, at all of them
+		s.publish("/topic/end", "end "+s.name)
+	}
+	eventually(t, func() error {
+		for _, s := range sites {
+			for _, from := range sites {
+				if !slices.Contains(received[s].all(), "end "+from.name) {
+					return fmt.Errorf("the end of %s is not at %s", from.name, s.name)
+				}
+			}
+		}
+		return nil
+	})
+	for _, s := range sites {
+		count := map[string]int{}
+		for _, b := range received[s].all() {
+			count[b]++
+		}
+		for b, n := range count {
+			if n != 1 {
+				t.Errorf("%q came to %s %d times", b, s.name, n)
+			}
+		}
+		if len(count) < 3*21 {
+			t.Errorf("%d messages came to %s", len(count), s.name)
+		}
+	}
+	if berlin.bridge.Stats.Counts()["repeated"] == 0 {
+		t.Error("what came twice is not counted")
+	}
+}
+
+// The messages that are remembered are bounded: the oldest are forgotten.
+func TestRecentMessagesAreForgotten(t *testing.T) {
+	var r recent
+	for i := range 2*recentIDs + 5 {
+		if id := fmt.Sprint(i); r.has(id) || !r.has(id) {
+			t.Fatalf("message %d", i)
+		}
+	}
+	if len(r.ids) != recentIDs || len(r.ring) != recentIDs || r.has("3") || !r.has(fmt.Sprint(recentIDs+10)) {
+		t.Errorf("%d are remembered", len(r.ids))
 	}
 }
 

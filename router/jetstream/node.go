@@ -176,7 +176,7 @@ func (n *Node) dial(name string, more ...nats.Option) (*nats.Conn, error) {
 		return n.dialExternal(name, more...)
 	}
 	opts := []nats.Option{
-		nats.InProcessServer(n.server), nats.Name(name), nats.MaxReconnects(-1),
+		nats.InProcessServer(n.server), nats.Timeout(requestTimeout), nats.Name(name), nats.MaxReconnects(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			n.log.Error("connection to the embedded server", "connection", name, "error", err)
 		}),

@@ -90,7 +90,7 @@ func OpenSite(o SiteOptions) (*Site, error) {
 		s.Close()
 		return nil, fmt.Errorf("this site does not listen for others after %v: is %s in use?", readyTimeout, o.Listen)
 	}
-	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.Name("federation"), nats.MaxReconnects(-1), nats.UserInfo(so.Username, so.Password),
+	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.Timeout(requestTimeout), nats.Name("federation"), nats.MaxReconnects(-1), nats.UserInfo(so.Username, so.Password),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { o.Log.Error("links of this site", "error", err) }))
 	if err != nil {
 		s.Close()
