@@ -178,7 +178,7 @@ func TestLoadProblems(t *testing.T) {
 			}},
 		{"collision with the default", "stomp:\n  listen: localhost:9090\n", nil, nil,
 			[]string{`admin.listen: 127.0.0.1:9090 collides with stomp.listen localhost:9090; give one of them another port`}},
-		{"nothing open", "stomp:\n  listen: \"\"\n", nil, nil,
+		{"nothing open", "stomp:\n  listen: \"\"\nmqtt:\n  listen: \"\"\nhttp:\n  listen: \"\"\n", nil, nil,
 			[]string{`c.yaml:2: stomp.listen: no client could connect: every listener is closed`}},
 		{"tls halves", "stomp:\n  tls: {cert_file: c.pem}\n  listeners:\n    - listen: 127.0.0.1:0\n      tls: {client_ca_file: x}\n", nil, nil,
 			[]string{

@@ -189,7 +189,7 @@ func (c *Config) checkListeners() Errors {
 			}
 		}
 	}
-	if len(c.Stomp.Open()) == 0 {
+	if len(c.Stomp.Open()) == 0 && c.Mqtt.Listen == "" && c.HTTP.Listen == "" && len(c.HTTP.Listeners) == 0 {
 		found = append(found, problem("stomp.listen", `set it, such as "127.0.0.1:61613"`, "no client could connect: every listener is closed"))
 	}
 	return found

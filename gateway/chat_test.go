@@ -17,7 +17,7 @@ func TestTheDefaultRunServesTheChat(t *testing.T) {
 	if listen := config.Default().HTTP.Listen; listen != "127.0.0.1:8080" {
 		t.Errorf("http.listen is %q", listen)
 	}
-	g := open(t, load(t))
+	g := open(t, load(t, "stomp.listen=", "mqtt.listen=")) // browsers alone are enough
 	run(t, g)
 	at := "http://" + g.Addr("http").String()
 	fetch := func(path string) (string, string) {
