@@ -45,8 +45,11 @@ func (b *Mailbox) read(ctx context.Context) {
 			b.readFailed(ctx, err)
 			return
 		}
-		b.loaded(from, last, entries, &w)
+		more := b.loaded(from, last, entries, &w)
 		w.Flush()
+		if !more {
+			return
+		}
 	}
 }
 
@@ -62,8 +65,8 @@ func (b *Mailbox) readFailed(ctx context.Context, err error) {
 }
 
 // loaded enters what was read from a sequence on, when last was the highest
-// that was known.
-func (b *Mailbox) loaded(from, last uint64, entries []Entry, w *outbox.Batch) {
+// that was known. It reports whether the reader goes on.
+func (b *Mailbox) loaded(from, last uint64, entries []Entry, w *outbox.Batch) bool {
 	messages := make([]*Message, len(entries))
 	for i, e := range entries {
 		m, err := ParseEnvelope(e.Envelope)
@@ -78,22 +81,28 @@ func (b *Mailbox) loaded(from, last uint64, entries []Entry, w *outbox.Batch) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if from != b.ledger.wanted() {
-		return // a purge or an unload came between: what was read does not follow
+		return true // a purge or an unload came between: what was read does not follow
 	}
 	if len(entries) == 0 {
-		if last == b.ledger.last {
-			b.loadedAll() // nothing is stored from here on
-			b.passAdoptions()
+		if last != b.ledger.last {
+			return true
 		}
-		return
+		if b.mayYetCome(time.Now().UnixMilli()) {
+			b.reading = false
+			return false
+		}
+		b.loadedAll() // nothing is stored from here on
+		b.passAdoptions()
+		return true
 	}
+	b.missedMs = 0
 	for i, e := range entries {
 		b.noticeGap(from, e.Seq)
 		from = e.Seq + 1
 		if b.ledger.unknown(e.Seq) {
 			// Its append has not been answered yet; that will enter it.
 			b.dispatch(w)
-			return
+			return true
 		}
 		if !b.ledger.load(e.Seq, messages[i]) || b.adopt(b.ledger.tail) {
 			continue
@@ -110,6 +119,32 @@ func (b *Mailbox) loaded(from, last uint64, entries []Entry, w *outbox.Batch) {
 		b.loadedAll()
 	}
 	b.dispatch(w)
+	return true
+}
+
+const (
+	// missedForMs is how long a new leader looks for messages that its store has
+	// counted and does not find, and missedLookMs how often: just elected, a server may
+	// not find what it has.
+	missedForMs  = 5000
+	missedLookMs = 200
+)
+
+// mayYetCome reports whether messages that are counted and were not found shall be
+// looked for again, and sees to it.
+func (b *Mailbox) mayYetCome(nowMs int64) bool {
+	if !b.router.opt.Gather || b.ledger.count <= b.ledger.loaded {
+		return false
+	}
+	if b.missedMs == 0 {
+		b.missedMs = nowMs
+	}
+	if nowMs >= b.missedMs+missedForMs {
+		b.missedMs = 0
+		return false
+	}
+	b.alarm(nowMs + missedLookMs)
+	return true
 }
 
 // noticeGap reports the messages of a queue that should be between two that were

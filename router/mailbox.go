@@ -47,6 +47,7 @@ type Mailbox struct {
 	groups    *groups              // nil: no message had a group
 	hungry    fifo[*Subscription]  // those with credit, next one first
 	reading   bool
+	missedMs  int64 // since when counted messages are not found; 0: they are
 	closed    bool
 	opening   bool    // the account is not restored yet
 	early     []Entry // foreign ones that came before
