@@ -57,16 +57,23 @@ func TestSilenceIsNudgedAndAnswered(t *testing.T) {
 	}
 }
 
-// TestPublishesBeyondTheSlotsWait: they leave in their order when answers come, never more at a time than there are slots, and
-// hear of the end if it comes before.
-func TestPublishesBeyondTheSlotsWait(t *testing.T) {
-	s := openInternal(t, nil)
-	defer s.Close()
+// openPublisher returns a store, which is closed with the test, and a publisher beside its own, which stop ends.
+func openPublisher(t *testing.T, shared bool) (s *Store, p *publisher, stop func()) {
+	t.Helper()
+	s = openInternal(t, nil)
+	t.Cleanup(s.Close)
 	var group sync.WaitGroup
-	p, err := newPublisher(s.conn, false, &group)
+	p, err := newPublisher(s.conn, shared, &group)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s, p, func() { p.close(); group.Wait() }
+}
+
+// TestPublishesBeyondTheSlotsWait: they leave in their order when answers come, never more at a time than there are slots, and
+// hear of the end if it comes before.
+func TestPublishesBeyondTheSlotsWait(t *testing.T) {
+	s, p, stop := openPublisher(t, false)
 	const slots, publishers, each = 4, 3, 500
 	p.most = slots
 	var seq, most atomic.Int64
@@ -120,8 +127,7 @@ func TestPublishesBeyondTheSlotsWait(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.close()
-	group.Wait()
+	stop()
 	if ended != 2*slots {
 		t.Errorf("%d of %d heard of the end", ended, 2*slots)
 	}

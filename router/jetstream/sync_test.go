@@ -338,14 +338,8 @@ func TestCloseAnswersEveryAppendOnce(t *testing.T) {
 }
 
 func TestAPublishThatFailsAfterItWasGivenUpIsAnsweredOnce(t *testing.T) {
-	s := openInternal(t, nil)
-	defer s.Close()
-	var group sync.WaitGroup
-	p, err := newPublisher(s.conn, false, &group)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { p.close(); group.Wait() }()
+	s, p, stop := openPublisher(t, false)
+	defer stop()
 	if _, err := s.reads.SubscribeSync("silent"); err != nil {
 		t.Fatal(err)
 	}
@@ -376,14 +370,8 @@ func TestAPublishThatFailsAfterItWasGivenUpIsAnsweredOnce(t *testing.T) {
 
 // Two servers that both take themselves for a stream's leader both answer.
 func TestSecondAnswersAreNotTakenForOthers(t *testing.T) {
-	s := openInternal(t, nil)
-	defer s.Close()
-	var group sync.WaitGroup
-	p, err := newPublisher(s.conn, true, &group)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { p.close(); group.Wait() }()
+	s, p, stop := openPublisher(t, true)
+	defer stop()
 	for seq := range uint64(2) { // of two leaders
 		if _, err := s.reads.Subscribe("both", func(m *nats.Msg) {
 			if string(m.Data) != "later" {
@@ -420,14 +408,8 @@ func TestSecondAnswersAreNotTakenForOthers(t *testing.T) {
 }
 
 func TestLateAnswersAreNotTakenForOthers(t *testing.T) {
-	s := openInternal(t, nil)
-	defer s.Close()
-	var group sync.WaitGroup
-	p, err := newPublisher(s.conn, false, &group)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { p.close(); group.Wait() }()
+	s, p, stop := openPublisher(t, false)
+	defer stop()
 	silent, err := s.reads.SubscribeSync("silent")
 	if err != nil {
 		t.Fatal(err)
