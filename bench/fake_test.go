@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,6 +47,7 @@ type fakeConnection struct {
 	sent     uint64
 	stop     chan struct{}
 	gone     chan struct{}
+	lulls    int
 }
 
 func (c *fakeConnection) read() {
@@ -53,6 +55,10 @@ func (c *fakeConnection) read() {
 	l := c.endpoint.listener
 	for {
 		l.caughtUp()
+		if c.endpoint.lull != nil && len(c.in) == 0 {
+			c.endpoint.lull()
+			c.lulls++
+		}
 		select {
 		case e := <-c.in:
 			time.Sleep(time.Until(e.at))
@@ -275,6 +281,33 @@ func TestDroppedIdleConnectionsAreCounted(t *testing.T) {
 		r := executeFake(t, o, p)
 		if r.Opened != 10 || r.Dropped != 3 || len(r.Faults()) != 1 {
 			t.Errorf("%v %s", r.Faults(), describe(r))
+		}
+	})
+}
+
+// The latency is that of the timed subscribers; the others read about once a second, and all is counted.
+func TestTimedSubscribers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := fakeOptions()
+		o.Subscribers, o.Timed, o.RatePerSecond = 10, 3, 100
+		p := &fakeProtocol{latency: 5 * time.Millisecond}
+		r := executeFake(t, o, p)
+		if !within(r.P50US, 5e3) || !within(r.P99US, 5e3) || !within(r.MaxUS, 5e3) {
+			t.Errorf("latency is not that of who reads at once: %s", describe(r))
+		}
+		if r.Timed != 3 || r.Received != 10*r.Sent || len(r.Faults()) > 0 {
+			t.Errorf("%s", describe(r))
+		}
+		var timed []int
+		for i, c := range p.subscribers {
+			if c.endpoint.lull == nil {
+				timed = append(timed, i)
+			} else if c.lulls < 8 || c.lulls > 11+2+int(r.Sent/100) {
+				t.Errorf("subscriber %d waited %d times in 11 s", i, c.lulls)
+			}
+		}
+		if !slices.Equal(timed, []int{3, 6, 9}) {
+			t.Errorf("timed are %v", timed)
 		}
 	})
 }

@@ -78,6 +78,7 @@ func (r *run) publishAll(ctx context.Context) {
 // timed measures Options.Duration after Options.Warmup. Interrupted during the warm-up, the figures are the warm-up's.
 func (r *run) timed(ctx context.Context, report *Report) outcome {
 	from := r.snapshot()
+	r.underway.Store(true)
 	finished := r.startPublishers()
 	if pause(ctx, r.options.Warmup, finished) {
 		from = r.snapshot()
@@ -89,6 +90,7 @@ func (r *run) timed(ctx context.Context, report *Report) outcome {
 	}
 	to := r.snapshot()
 	r.stopPublishers(ctx, finished)
+	r.underway.Store(false)
 	_, how := r.drain(ctx)
 	report.fillWindow(from, to)
 	return how

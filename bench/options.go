@@ -60,6 +60,10 @@ type Options struct {
 	Destinations int
 	// Publishers and Subscribers are numbers of connections, 1 or more (conns ignores them).
 	Publishers, Subscribers int
+	// Timed is of how many subscribers of a topic the latency is taken, spread evenly over all; 0 means all. The others read
+	// about once a second what has come, which costs little, and check it all the same. For rooms of thousands whose members
+	// share the cores with the broker: what a kernel takes to hand each of them every message at once would be measured there.
+	Timed int
 	// SizeBytes is the length of a body, 40 to 16 MiB.
 	SizeBytes int
 
@@ -162,6 +166,11 @@ func (o *Options) speaks(names ...string) bool {
 // shared is true when subscribers of one destination share its messages.
 func (o *Options) shared() bool { return o.Scenario != Topic }
 
+// timed reports whether the latency of subscriber i is taken.
+func (o *Options) timed(i int) bool {
+	return o.Timed == 0 || i*o.Timed/o.Subscribers != (i+1)*o.Timed/o.Subscribers
+}
+
 // ackMode is how subscribers acknowledge. A topic's messages need no acknowledgement; a queue's are to survive a consumer.
 func (o *Options) ackMode() string {
 	switch {
@@ -261,6 +270,7 @@ func (o *Options) validateCounts() error {
 		{"--dests", o.Destinations, 1, maxConnections},
 		{"--publishers", o.Publishers, 1, maxConnections},
 		{"--subscribers", o.Subscribers, 1, maxConnections},
+		{"--timed", o.Timed, 0, maxConnections},
 		{"--size", o.SizeBytes, stampBytes, maxBodyBytes},
 		{"--window", o.Window, 0, maxWindow},
 		{"--inflight", o.Inflight, 0, maxWindow},
@@ -292,6 +302,10 @@ func (o *Options) validateLoad() error {
 		return fmt.Errorf("backlog needs --count: how many messages to fill the queue with")
 	case o.Scenario == Backlog && o.Inflight > 0:
 		return fmt.Errorf("--inflight cannot limit backlog, which fills the queue while nothing is delivered: use --window")
+	case o.Timed > o.Subscribers:
+		return fmt.Errorf("--timed %d is more than --subscribers %d", o.Timed, o.Subscribers)
+	case o.Timed > 0 && (o.Scenario != Topic || o.Count > 0 || o.Inflight > 0 || o.RatePerSecond == 0):
+		return fmt.Errorf("--timed is for topics with a --rate, for a time: who reads once a second holds up all else")
 	case o.Destinations > 1 && o.Destination != "" && !strings.Contains(o.Destination, "%d"):
 		return fmt.Errorf("--dests %d needs %%d in --destination %q, or all of them are one", o.Destinations, o.Destination)
 	case o.Scenario != Conns && (o.Subscribers < o.Destinations || o.Publishers < o.Destinations):

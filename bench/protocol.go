@@ -37,6 +37,7 @@ type endpoint struct {
 	source    string // local IP address; empty leaves it to the system
 	name      string // a client id for protocols that want one: no two connections have the same
 	clock     clock  // what arrival times are read from
+	lull      func() // ahead of every read, if not nil
 	listener  listener
 }
 

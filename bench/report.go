@@ -18,6 +18,7 @@ type Report struct {
 
 	Publishers    int     `json:"publishers,omitempty"`
 	Subscribers   int     `json:"subscribers,omitempty"`
+	Timed         int     `json:"timed,omitempty"` // subscribers whose latency was taken; 0: all
 	Destinations  int     `json:"destinations,omitempty"`
 	SizeBytes     int     `json:"size_bytes,omitempty"`
 	Window        int     `json:"window"`
@@ -97,7 +98,7 @@ func (r *run) newReport() *Report {
 		return rep
 	}
 	rep.Server = r.publishers[0].link.server()
-	rep.Publishers, rep.Subscribers, rep.Destinations = o.Publishers, o.Subscribers, o.Destinations
+	rep.Publishers, rep.Subscribers, rep.Timed, rep.Destinations = o.Publishers, o.Subscribers, o.Timed, o.Destinations
 	rep.SizeBytes, rep.Inflight, rep.RatePerSecond, rep.QoS, rep.Durable = o.SizeBytes, o.Inflight, o.RatePerSecond, o.QoS, o.Durable
 	if r.publishing.confirms() {
 		rep.Window = o.Window

@@ -3,7 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +28,7 @@ type run struct {
 	clock      clock
 	reference  []byte // a body of this run, whose filler every arriving one must have
 	measuring  atomic.Bool
+	underway   atomic.Bool
 	complaints complaints
 	broker     *processes
 
@@ -80,7 +81,7 @@ func execute(ctx context.Context, o Options, publishing, consuming protocol) (*R
 }
 
 func newRun(o Options, publishing, consuming protocol, broker *processes) *run {
-	r := &run{options: o, publishing: publishing, consuming: consuming, broker: broker, id: rand.Uint32(), clock: clock{time.Now()},
+	r := &run{options: o, publishing: publishing, consuming: consuming, broker: broker, id: mathrand.Uint32(), clock: clock{time.Now()},
 		quit: make(chan struct{}), targets: o.targets(o.Addresses, publishing), sources: o.targets(o.subscriberAddresses(), consuming)}
 	if o.Scenario == Conns {
 		return r
@@ -104,8 +105,11 @@ func newRun(o Options, publishing, consuming protocol, broker *processes) *run {
 		if queues[d] == nil || !o.shared() {
 			queues[d] = r.newLedgers(d)
 		}
-		r.subscribers = append(r.subscribers, &subscriber{run: r, index: i, ledgers: queues[d], highest: make([]uint64, o.Publishers),
-			latency: &r.latencies[i%len(r.latencies)]})
+		s := &subscriber{run: r, index: i, ledgers: queues[d], highest: make([]uint64, o.Publishers)}
+		if o.timed(i) {
+			s.latency = &r.latencies[i%len(r.latencies)]
+		}
+		r.subscribers = append(r.subscribers, s)
 	}
 	return r
 }
@@ -162,7 +166,11 @@ func (r *run) endpoint(targets []target, role string, i int, l listener) endpoin
 func (r *run) connectSubscribers(ctx context.Context) error {
 	return r.each(len(r.subscribers), func(i int) error {
 		s := r.subscribers[i]
-		link, err := r.consuming.dial(ctx, r.endpoint(r.sources, "s", i, s))
+		e := r.endpoint(r.sources, "s", i, s)
+		if s.latency == nil {
+			e.lull = r.lull
+		}
+		link, err := r.consuming.dial(ctx, e)
 		if err != nil {
 			return fmt.Errorf("subscriber %d: %w", i, err)
 		}
@@ -173,6 +181,16 @@ func (r *run) connectSubscribers(ctx context.Context) error {
 		return nil
 	})
 }
+
+// lull is what a subscriber that is not timed waits between two reads while publishers publish. Its length varies, so that
+// those of many do not end together.
+func (r *run) lull() {
+	if r.underway.Load() {
+		time.Sleep(lullLeast + mathrand.N(lullLeast))
+	}
+}
+
+const lullLeast = 700 * time.Millisecond
 
 func (r *run) connectPublishers(ctx context.Context) error {
 	return r.each(len(r.publishers), func(i int) error {

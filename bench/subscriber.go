@@ -22,7 +22,7 @@ type subscriber struct {
 
 	received atomic.Int64 // first deliveries of messages of this run
 	tally    tally        // the reader's; read after it has ended
-	latency  *times       // shared with others
+	latency  *times       // shared with others; nil where it is not taken
 }
 
 // tally counts deliveries that are not plain first ones.
@@ -70,7 +70,7 @@ func (s *subscriber) message(body []byte, redelivered bool, arrivedNS int64) {
 		}
 		return
 	}
-	if s.run.measuring.Load() {
+	if s.latency != nil && s.run.measuring.Load() {
 		s.latency.record(arrivedNS - m.sentNS)
 	}
 	s.checkOrder(m, redelivered)

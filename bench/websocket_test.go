@@ -221,3 +221,21 @@ func TestWireWritesManyMessagesAtOnce(t *testing.T) {
 		t.Errorf("%d bytes", s.written.Len())
 	}
 }
+
+// Who is not timed waits before it reads on, unless the read before left something.
+func TestWireWaitsWhenItHasReadEverything(t *testing.T) {
+	here, there := net.Pipe()
+	t.Cleanup(func() { here.Close(); there.Close() })
+	lulls := 0
+	w := &wire{conn: here, clock: clock{time.Now()}, lull: func() { lulls++ }}
+	go func() {
+		for _, s := range []string{"a lot, and more", "x", "y"} {
+			there.Write([]byte(s))
+		}
+	}()
+	for i, want := range []int{0, 0, 0, 1} { // the first text takes two reads, of which neither says that it was all
+		if _, err := w.Read(make([]byte, 8)); err != nil || lulls != want {
+			t.Fatalf("read %d: %v, waited %d times, want %d", i, err, lulls, want)
+		}
+	}
+}

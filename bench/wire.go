@@ -24,7 +24,9 @@ type wire struct {
 
 	// beforeRead runs ahead of every read: the place to write acknowledgements and to hand back confirmations.
 	beforeRead func()
-	arrivedNS  int64 // when the last read returned; the reader's
+	lull       func() // and what it waits for then, unless there is more to read; nil: nothing
+	emptied    bool   // the last read took all there was
+	arrivedNS  int64  // when the last read returned; the reader's
 
 	mu      sync.Mutex
 	out     []byte
@@ -49,7 +51,7 @@ func (k *carriage) connect(ctx context.Context, e endpoint) (*wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{conn: conn, clock: e.clock}
+	w := &wire{conn: conn, clock: e.clock, lull: e.lull}
 	if !e.websocket {
 		return w, nil
 	}
@@ -99,7 +101,11 @@ func (w *wire) Read(p []byte) (int, error) {
 	if w.beforeRead != nil {
 		w.beforeRead()
 	}
+	if w.lull != nil && w.emptied {
+		w.lull()
+	}
 	n, err := w.conn.Read(p)
+	w.emptied = n < len(p)/2
 	w.arrivedNS = w.clock.nowNS()
 	return n, err
 }

@@ -39,6 +39,7 @@ type BenchCmd struct {
 
 	Publishers  int    `short:"p" default:"1" help:"Publishers, each a connection."`
 	Subscribers int    `short:"s" default:"1" help:"Subscribers, each a connection."`
+	Timed       int    `default:"0" help:"Subscribers of a paced topic whose latency is taken; the others read once a second what has come, and check it. For rooms of thousands beside the broker (default: all)."`
 	Destination string `placeholder:"PATTERN" help:"Where to send; %r becomes the run's id, %d the destination's number (default: /queue/bench.%r.%d or /topic/bench.%r.%d, and what MQTT calls the same)."`
 	SubDest     string `placeholder:"PATTERN" help:"How subscribers name it, where they speak another protocol."`
 	Dests       int    `default:"1" help:"Destinations to spread publishers and subscribers over."`
@@ -121,7 +122,7 @@ func (c *BenchCmd) options() (bench.Options, error) {
 		Scenario: bench.Scenario(c.Scenario), Protocol: c.Proto, SubscriberProtocol: c.SubProto,
 		Addresses: c.addresses(c.Addr, c.Proto), SubscriberAddresses: c.subscriberAddresses(), WebSocket: c.WS, Sources: c.Source, TLS: secure,
 		User: c.User, Password: c.Password, Host: c.Host,
-		Destination: c.Destination, SubscriberDestination: c.SubDest, Destinations: c.Dests, Publishers: c.Publishers, Subscribers: c.Subscribers, SizeBytes: c.Size,
+		Destination: c.Destination, SubscriberDestination: c.SubDest, Destinations: c.Dests, Publishers: c.Publishers, Subscribers: c.Subscribers, Timed: c.Timed, SizeBytes: c.Size,
 		Window: c.Window, Inflight: c.Inflight, RatePerSecond: c.Rate, Count: count,
 		Warmup: c.Warmup, Duration: c.Duration, Drain: c.Drain, Timeout: c.Timeout,
 		QoS: c.QoS, Durable: c.Durable, Persistent: c.Persistent, Ack: c.Ack, Prefetch: c.Prefetch, SendHeaders: c.SendHeader, SubscribeHeaders: c.SubscribeHeader,

@@ -75,12 +75,14 @@ func (o *Outbox) attempt() {
 	case !more:
 		return
 	case p.tail == nil || len(p.segs) > 0 || p.n > tryBytes:
-		go o.goOn(done, func() error { return o.writeAll(p) })
+		much := p // a variable of its own: p is not for the heap, which each of a million writes would pay
+		go o.goOn(done, func() error { return o.writeAll(much) })
 		return
 	}
 	rest, err := o.try.TryWrite(p.tail.b)
 	if rest != nil {
-		go o.goOn(done, func() error { defer p.recycle(); return o.within(rest) })
+		begun := p
+		go o.goOn(done, func() error { defer begun.recycle(); return o.within(rest) })
 		return
 	}
 	p.recycle()

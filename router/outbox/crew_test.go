@@ -167,3 +167,25 @@ func TestAReaderWritesToFewPeersItself(t *testing.T) {
 		}
 	}
 }
+
+// A room of thousands is as many writes for each message: one allocation in each would keep the collector running.
+func TestAWriteOfTheCrewAllocatesNothing(t *testing.T) {
+	here, there := tcpPair(t)
+	o := New(here, &listener{}, wide)
+	if o.try == nil {
+		t.Skip("no way to write without waiting on this system")
+	}
+	b := make([]byte, 4)
+	if got := testing.AllocsPerRun(100, func() {
+		buf, _ := o.Begin(4)
+		o.mu.Unlock()
+		o.pend.tail.b, o.pend.n, o.running = append(buf, "abcd"...), 4, true
+		o.attempt()
+		if _, err := io.ReadFull(there, b); err != nil || string(b) != "abcd" {
+			t.Fatalf("%q, %v", b, err)
+		}
+	}); got >= 1 { // a pool may be emptied once in a while
+		t.Errorf("%v allocations for a write", got)
+	}
+	o.Close()
+}
