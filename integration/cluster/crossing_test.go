@@ -85,6 +85,21 @@ func (m *member) await(t *testing.T, want ...string) {
 	}
 }
 
+// login is a STOMP client of one node, past the load balancer.
+func login(t *testing.T, n *harness.ClusterNode) *harness.Wire {
+	t.Helper()
+	s, err := proxied(n.Port("stomp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := harness.NewWire(s)
+	t.Cleanup(w.Close)
+	if err := w.Login("login:"+harness.ClusterUser, "passcode:"+harness.ClusterPassword); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
 // TestCrossing runs three nodes with storage and one without: who is in a room is the
 // same on all of them and over all protocols, the people of a node that is killed
 // leave it, and any node tells of all queues.
@@ -102,20 +117,6 @@ func TestCrossing(t *testing.T) {
 	}
 	edges := slices.DeleteFunc(slices.Clone(c.Nodes[:3]), func(n *harness.ClusterNode) bool { return n.Name == leader })
 	stays, dies := edges[0], edges[1]
-	login := func(n *harness.ClusterNode) *harness.Wire {
-		t.Helper()
-		s, err := proxied(n.Port("stomp"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := harness.NewWire(s)
-		t.Cleanup(w.Close)
-		if err := w.Login("login:"+harness.ClusterUser, "passcode:"+harness.ClusterPassword); err != nil {
-			t.Fatal(err)
-		}
-		return w
-	}
-
 	ann := joinRoom(t, bare, "Ann", "/topic/rooms.x")
 	ann.await(t, "ws Ann")
 	joinRoom(t, dies, "Bob", "/topic/rooms.x")
@@ -132,14 +133,14 @@ func TestCrossing(t *testing.T) {
 		t.Fatal(err)
 	}
 	ann.await(t, "ws Ann", "ws Bob", "mqtt sensor")
-	stomp := login(stays)
+	stomp := login(t, stays)
 	stomp.MustConfirm(t, "SUBSCRIBE", nil, "id:1", "destination:/topic/rooms.x")
 	ann.await(t, "ws Ann", "ws Bob", "mqtt sensor", "stomp ")
 	dee := joinRoom(t, stays, "Dee", "/topic/rooms.x") // gets the list
 	dee.await(t, "ws Ann", "ws Bob", "ws Dee", "mqtt sensor", "stomp ")
 
 	// What is stored through a node that stores nothing is there for a client of any other.
-	login(bare).MustConfirm(t, "SEND", []byte("x"), "destination:/queue/crossing", "persistent:true")
+	login(t, bare).MustConfirm(t, "SEND", []byte("x"), "destination:/queue/crossing", "persistent:true")
 	for _, n := range c.Nodes {
 		if out := n.Queue("ls"); !strings.Contains(out, "crossing") {
 			t.Errorf("mqgate queue ls on %s: %s", n.Name, out)
@@ -152,7 +153,7 @@ func TestCrossing(t *testing.T) {
 	stomp.Close()
 	ann.await(t, "ws Ann", "ws Dee")
 
-	interests(t, login(bare), bare, login(stays), setting(t, "MQGATE_TEST_INTERESTS", 2000))
+	interests(t, login(t, bare), bare, login(t, stays), setting(t, "MQGATE_TEST_INTERESTS", 2000))
 }
 
 // interests has a client subscribe to n topics that nobody else wants: a message to any

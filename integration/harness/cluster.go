@@ -260,7 +260,7 @@ func (c *Cluster) Leader(t testing.TB) string {
 func (c *Cluster) AwaitReady(t testing.TB, n *ClusterNode, ready bool) {
 	t.Helper()
 	Eventually(t, StartTimeout, func() error {
-		switch err := n.get("/readyz", nil); {
+		switch err := n.Ready(); {
 		case ready:
 			return err
 		case err == nil:
@@ -273,24 +273,30 @@ func (c *Cluster) AwaitReady(t testing.TB, n *ClusterNode, ready bool) {
 // AwaitCurrent waits until every stream has a leader and no replica is behind.
 func (c *Cluster) AwaitCurrent(t testing.TB) {
 	t.Helper()
-	Eventually(t, StartTimeout, func() error {
-		s, err := c.status()
-		if err != nil {
-			return err
-		}
-		for _, st := range s.Streams {
-			if st.Leader == "" {
-				return fmt.Errorf("stream %s has no leader", st.Name)
-			}
-			for _, r := range st.Replicas {
-				if !r.Current || r.Offline {
-					return fmt.Errorf("stream %s on %s is behind", st.Name, r.Node)
-				}
-			}
-		}
-		if len(s.Streams) == 0 {
-			return errors.New("no stream is known")
-		}
-		return nil
-	})
+	Eventually(t, StartTimeout, c.Current)
 }
+
+// Current returns nil if every stream has a leader and no replica is behind.
+func (c *Cluster) Current() error {
+	s, err := c.status()
+	if err != nil {
+		return err
+	}
+	for _, st := range s.Streams {
+		if st.Leader == "" {
+			return fmt.Errorf("stream %s has no leader", st.Name)
+		}
+		for _, r := range st.Replicas {
+			if !r.Current || r.Offline {
+				return fmt.Errorf("stream %s on %s is behind", st.Name, r.Node)
+			}
+		}
+	}
+	if len(s.Streams) == 0 {
+		return errors.New("no stream is known")
+	}
+	return nil
+}
+
+// Ready returns nil if /readyz says that the node is, and else what it says.
+func (n *ClusterNode) Ready() error { return n.get("/readyz", nil) }
