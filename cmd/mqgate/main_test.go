@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -293,5 +298,29 @@ func TestVersionText(t *testing.T) {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// A verb trusts the certificate of an admin listener whose authority it is given, and no other.
+func TestVerbsOverTLS(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); !ok || user != "op" || password != "secret" {
+			t.Errorf("logged in as %q with %q", user, password)
+		}
+		fmt.Fprint(w, `[{"name":"orders","depth":7}]`)
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // the client that trusts nobody
+	s.StartTLS()
+	defer s.Close()
+	ca := writeFile(t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})))
+	args := []string{"queue", "ls", "--url", s.URL, "--user", "op", "--password-file", writeFile(t, "password", "secret\n")}
+	if r := run(t, "", nil, append(args, "--tls-ca", ca)...); r.code != 0 || !strings.Contains(r.stdout, "orders") {
+		t.Errorf("%+v", r)
+	}
+	if r := run(t, "", nil, args...); r.code != 1 || !strings.Contains(r.stderr, "certificate") {
+		t.Errorf("without the authority: %+v", r)
+	}
+	if r := run(t, "", nil, append(args, "--tls-ca", writeFile(t, "no.pem", "nothing"))...); r.code != 2 || !strings.Contains(r.stderr, "holds no certificate") {
+		t.Errorf("a file without certificates: %+v", r)
 	}
 }

@@ -39,6 +39,7 @@ type endpoint struct {
 	Config       string   `name:"config" placeholder:"FILE" help:"The gateway's configuration file: its data_dir has the admin socket."`
 	Set          []string `name:"set" sep:"none" placeholder:"KEY=VALUE" help:"Set one key of the configuration, such as data_dir."`
 	URL          string   `name:"url" placeholder:"URL" help:"Use the admin listener at this URL instead of the socket, such as http://127.0.0.1:9090."`
+	TLSCA        string   `name:"tls-ca" type:"existingfile" placeholder:"FILE" help:"Certificates (PEM) to trust instead of the system's, for --url https://…"`
 	User         string   `name:"user" help:"User with admin rights, for --url."`
 	PasswordFile string   `name:"password-file" placeholder:"FILE" help:"File with that user's password."`
 	Vhost        string   `name:"vhost" default:"/" help:"Vhost of the queues."`
@@ -107,7 +108,11 @@ func (e *endpoint) open(p *process, method, target string) (io.ReadCloser, error
 
 func (e *endpoint) client(p *process) (*http.Client, string, error) {
 	if e.URL != "" {
-		return &http.Client{Timeout: callTimeout}, strings.TrimSuffix(e.URL, "/"), nil
+		secure, err := trusting(e.TLSCA)
+		if err != nil {
+			return nil, "", usageError{err.Error()}
+		}
+		return &http.Client{Timeout: callTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: secure, DisableKeepAlives: true}}, strings.TrimSuffix(e.URL, "/"), nil
 	}
 	cfg, err := config.Load(config.Sources{File: e.Config, Environ: p.environ, Set: e.Set})
 	if err != nil {
