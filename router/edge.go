@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -264,18 +265,39 @@ func (e *edge) tick() {
 	if e.link == nil {
 		e.connect()
 	}
-	var late []*call
-	if !e.fresh() {
-		for id, c := range e.calls {
-			if now-c.atMs > e.holdMs.Load() {
-				delete(e.calls, id)
-				e.held -= len(c.payload)
-				late = append(late, c)
-			}
-		}
-	}
+	late := e.giveUp(now)
 	e.mu.Unlock()
 	e.fail(late, errLinkSilent)
+}
+
+// giveUp takes out the calls that have waited for a leader too long, and with a publish what the same client published after it:
+// the client will send it again, and that would come behind what is stored of the rest. With the lock held; in the order of the calls.
+func (e *edge) giveUp(nowMs int64) (late []*call) {
+	if e.fresh() {
+		return nil
+	}
+	first := map[*remoteSession]uint64{} // publish that is given up
+	for id, c := range e.calls {
+		if before, ok := first[c.session]; c.publishes() && nowMs-c.atMs > e.holdMs.Load() && (!ok || id < before) {
+			first[c.session] = id
+		}
+	}
+	for id, c := range e.calls {
+		before, ok := first[c.session]
+		if nowMs-c.atMs <= e.holdMs.Load() && !(ok && c.publishes() && id > before) {
+			continue
+		}
+		delete(e.calls, id)
+		e.held -= len(c.payload)
+		late = append(late, c)
+	}
+	slices.SortFunc(late, func(a, b *call) int { return cmp.Compare(a.id, b.id) })
+	return late
+}
+
+// publishes reports whether the call has a client's messages stored.
+func (c *call) publishes() bool {
+	return len(c.payload) > 0 && (method(c.payload[0]) == methodPublish || method(c.payload[0]) == methodCommit)
 }
 
 // open has the leader know a session; with the lock held and a link.

@@ -376,3 +376,38 @@ func TestClusterLastWordsAwaitALeader(t *testing.T) {
 		})
 	}
 }
+
+// What a client published while there was no leader is given up together: it sends all of it again, and what was stored of the
+// rest meanwhile would come before that.
+func TestClusterPublishesAreGivenUpTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 1, nil)
+		p, other := c.edges[0].session(), c.edges[0].session()
+		_, in := consume(t, c.edges[0].session(), "/queue/q", 10)
+		c.crash()
+		answers := make(chan string, 10)
+		publish := func(s *Session, body string) {
+			m := &Message{To: dest(t, "/queue/q"), Body: []byte(body), Flags: FlagPersistent}
+			pending, err := s.Publish(t.Context(), m, nil, func(_ Stored, err error, _ *outbox.Batch) { answers <- fmt.Sprint(body, " ", err == nil) })
+			if err != nil || !pending {
+				t.Fatal(pending, err)
+			}
+		}
+		publish(p, "0")
+		publish(p, "1")
+		time.Sleep(300 * time.Millisecond) // of the bubble; they are held for 500
+		publish(p, "2")
+		publish(other, "another's")
+		for _, want := range []string{"0 false", "1 false", "2 false"} {
+			if got := <-answers; got != want {
+				t.Errorf("answered %q, want %q", got, want)
+			}
+		}
+		c.succeed()
+		if got := <-answers; got != "another's true" {
+			t.Errorf("answered %q", got)
+		}
+		publish(p, "0")
+		in.wait(t, "another's", "0")
+	})
+}
