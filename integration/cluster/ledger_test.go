@@ -26,14 +26,16 @@ type ledger struct {
 	marked    int
 	last      map[string]int // of each sender, the number that came last for the first time
 	disorder  []string
-	sessions  int // durable sessions that a client did not find again
+	beside    map[string]bool // on its way when one before it, or it, was refused for want of room
+	late      int             // of those, what came behind a later one
+	sessions  int             // durable sessions that a client did not find again
 	refused   map[string]int
 	pulse     pulse
 }
 
 func newLedger(name string, exact, ordered bool) *ledger {
 	return &ledger{name: name, exact: exact, ordered: ordered, confirmed: map[string]time.Time{}, resent: map[string]bool{},
-		came: map[string]int{}, unmarked: map[string]int{}, last: map[string]int{}, refused: map[string]int{}}
+		came: map[string]int{}, unmarked: map[string]int{}, last: map[string]int{}, refused: map[string]int{}, beside: map[string]bool{}}
 }
 
 func (l *ledger) sent() { l.mu.Lock(); l.sends++; l.mu.Unlock() }
@@ -48,11 +50,17 @@ func (l *ledger) confirm(id string) {
 	everything.beat()
 }
 
-// refuse notes an error that the gateway answered with.
-func (l *ledger) refuse(text string) {
+// refuse notes an error that the gateway answered with, and what was not confirmed then. Where there was no room for a message,
+// those behind it may have found some: when it is sent again, it comes behind them.
+func (l *ledger) refuse(text string, open ...string) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.refused[text]++
-	l.mu.Unlock()
+	if strings.Contains(text, "nearly full") || strings.Contains(text, "store is full") {
+		for _, id := range open {
+			l.beside[id] = true
+		}
+	}
 }
 
 // refusals are the errors that were noted, but for those that say that the node goes.
@@ -87,7 +95,9 @@ func (l *ledger) got(id string, marked bool) {
 	if l.came[id] > 1 {
 		return
 	}
-	if before := l.last[sender]; l.ordered && number < before {
+	if before := l.last[sender]; l.ordered && number < before && l.beside[id] {
+		l.late++
+	} else if l.ordered && number < before {
 		l.disorder = append(l.disorder, fmt.Sprintf("%s, confirmed at %s, after %s:%d at %s", id, clock(l.confirmed[id]), sender, before, clock(time.Now())))
 	}
 	l.last[sender] = max(l.last[sender], number)
@@ -138,8 +148,8 @@ func (l *ledger) judge(t *testing.T) {
 			unmarked++
 		}
 	}
-	t.Logf("ledger %-14s sends %d, confirmed %d, came %d, lost %d, twice %d (of which unmarked %d), marked deliveries %d, out of order %d, sessions lost %d, longest gap %s",
-		l.name+":", l.sends, len(l.confirmed), len(l.came), len(lost), twice, unmarked, l.marked, len(l.disorder), l.sessions, l.pulse.longest().Round(time.Millisecond))
+	t.Logf("ledger %-14s sends %d, confirmed %d, came %d, lost %d, twice %d (of which unmarked %d), marked deliveries %d, out of order %d (and %d behind a refusal), sessions lost %d, longest gap %s",
+		l.name+":", l.sends, len(l.confirmed), len(l.came), len(lost), twice, unmarked, l.marked, len(l.disorder), l.late, l.sessions, l.pulse.longest().Round(time.Millisecond))
 	for text, n := range l.refused {
 		t.Logf("ledger %-14s refused %d times: %s", l.name+":", n, text)
 	}

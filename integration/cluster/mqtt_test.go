@@ -100,6 +100,13 @@ func (s *mqttSender) publish(p *publication, again bool) error {
 	return s.m.Write(pk)
 }
 
+func (s *mqttSender) unconfirmed() (ids []string) {
+	for _, p := range s.open {
+		ids = append(ids, p.id)
+	}
+	return ids
+}
+
 func (s *mqttSender) answered(pk *packets.Packet) error {
 	at := slices.IndexFunc(s.open, func(p *publication) bool { return p.packet == pk.PacketID })
 	if at < 0 || pk.FixedHeader.Type == packets.Disconnect {
@@ -110,7 +117,7 @@ func (s *mqttSender) answered(pk *packets.Packet) error {
 	// A PUBCOMP completes in any case: its 0x92 says that it was complete already.
 	if pk.ReasonCode >= 0x80 && pk.FixedHeader.Type != packets.Pubcomp {
 		// It is refused, and its identifier free [MQTT-4.3.3-3]: it is sent as a new one, later.
-		s.ledger.refuse(fmt.Sprintf("reason %#x %s", pk.ReasonCode, pk.Properties.ReasonString))
+		s.ledger.refuse(fmt.Sprintf("reason %#x %s", pk.ReasonCode, pk.Properties.ReasonString), s.unconfirmed()...)
 		p.packet, p.received = s.nextPacket(), false
 		return errorf("reason %#x", pk.ReasonCode)
 	}

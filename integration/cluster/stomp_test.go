@@ -57,7 +57,7 @@ func (s *stompSender) work(ctx context.Context) error {
 			return err
 		}
 		if f.Command != "RECEIPT" {
-			s.ledger.refuse(f.Headers["message"])
+			s.ledger.refuse(f.Headers["message"], s.open...)
 			return errorf("%s", f)
 		}
 		id := f.Headers["receipt-id"]
