@@ -2,8 +2,8 @@
 // of all protocols nodes are killed, stopped, cut off and drained, and ledgers tell
 // what was confirmed and what came.
 //
-// Every run prints its ledger. All but the example are run with MQGATE_TEST_CLUSTER=1,
-// on a machine that has nothing else to do. MQGATE_TEST_CHAOS sets how long nodes are killed
+// Every run prints its ledger. Those of some seconds are run with all other tests, and in CI TestKills too; the rest with
+// MQGATE_TEST_CLUSTER=1, on a machine that has nothing else to do. MQGATE_TEST_CHAOS sets how long nodes are killed
 // (default 40s; 5m and 30m are the long runs), MQGATE_TEST_SESSIONS how many MQTT
 // sessions reconnect at once (default 500), MQGATE_TEST_SEED repeats a choice of nodes,
 // MQGATE_TEST_KIND has TestPartition do only what it names, and MQGATE_TEST_LOGS is a
