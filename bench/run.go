@@ -3,7 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
-	mathrand "math/rand/v2"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,7 +28,7 @@ type run struct {
 	clock      clock
 	reference  []byte // a body of this run, whose filler every arriving one must have
 	measuring  atomic.Bool
-	underway   atomic.Bool
+	underway   atomic.Bool // publishers of a timed run publish
 	complaints complaints
 	broker     *processes
 
@@ -81,7 +81,7 @@ func execute(ctx context.Context, o Options, publishing, consuming protocol) (*R
 }
 
 func newRun(o Options, publishing, consuming protocol, broker *processes) *run {
-	r := &run{options: o, publishing: publishing, consuming: consuming, broker: broker, id: mathrand.Uint32(), clock: clock{time.Now()},
+	r := &run{options: o, publishing: publishing, consuming: consuming, broker: broker, id: rand.Uint32(), clock: clock{time.Now()},
 		quit: make(chan struct{}), targets: o.targets(o.Addresses, publishing), sources: o.targets(o.subscriberAddresses(), consuming)}
 	if o.Scenario == Conns {
 		return r
@@ -186,7 +186,7 @@ func (r *run) connectSubscribers(ctx context.Context) error {
 // those of many do not end together.
 func (r *run) lull() {
 	if r.underway.Load() {
-		time.Sleep(lullLeast + mathrand.N(lullLeast))
+		time.Sleep(lullLeast + rand.N(lullLeast))
 	}
 }
 

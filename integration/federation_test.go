@@ -2,8 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -84,16 +82,11 @@ func TestFederationExample(t *testing.T) {
 	// The last ones are counted when the other site's answer is here.
 	forwarded := regexp.MustCompile(`mqgate_federation_messages_total\{event="forwarded"\} (\d{3})`)
 	harness.Eventually(t, time.Minute, func() error {
-		resp, err := http.Get("http://" + oslo.ListenerAddr("admin") + "/metrics")
+		text, err := oslo.Metrics()
 		if err != nil {
 			return err
 		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		if err != nil {
-			return err
-		}
-		if !strings.Contains(string(text), "mqgate_federation_links 1\n") || !forwarded.Match(text) {
+		if !strings.Contains(text, "mqgate_federation_links 1\n") || !forwarded.MatchString(text) {
 			return fmt.Errorf("the link or what was forwarded is not in the metrics: %s", text)
 		}
 		return nil

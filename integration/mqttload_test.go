@@ -2,7 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -79,19 +78,14 @@ func (l *load) judge(subscribers ...string) {
 // noDrops fails the test if a drop was counted.
 func noDrops(t *testing.T, b *harness.Broker) {
 	t.Helper()
-	r, err := http.Get("http://" + b.ListenerAddr("admin") + "/metrics")
+	text, err := b.Metrics()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Body.Close()
-	text, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(text), "mqgate_messages_published_total") {
+	if !strings.Contains(text, "mqgate_messages_published_total") {
 		t.Fatalf("/metrics counts nothing: %s", text)
 	}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "mqgate_messages_dropped_total") && !strings.HasSuffix(strings.TrimSpace(line), " 0") {
 			t.Errorf("dropped: %s", line)
 		}

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -276,22 +275,17 @@ func (e *edge) giveUp(nowMs int64) (late []*call) {
 	if e.fresh() {
 		return nil
 	}
-	first := map[*remoteSession]uint64{} // publish that is given up
-	for id, c := range e.calls {
-		if before, ok := first[c.session]; c.publishes() && nowMs-c.atMs > e.holdMs.Load() && (!ok || id < before) {
-			first[c.session] = id
-		}
-	}
-	for id, c := range e.calls {
-		before, ok := first[c.session]
-		if nowMs-c.atMs <= e.holdMs.Load() && !(ok && c.publishes() && id > before) {
+	parted := map[*remoteSession]bool{} // one of its publishes is given up
+	for _, id := range slices.Sorted(maps.Keys(e.calls)) {
+		c := e.calls[id]
+		if nowMs-c.atMs <= e.holdMs.Load() && !(c.publishes() && parted[c.session]) {
 			continue
 		}
+		parted[c.session] = parted[c.session] || c.publishes()
 		delete(e.calls, id)
 		e.held -= len(c.payload)
 		late = append(late, c)
 	}
-	slices.SortFunc(late, func(a, b *call) int { return cmp.Compare(a.id, b.id) })
 	return late
 }
 

@@ -3,8 +3,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,13 +64,8 @@ func TestLinkFollowsTheLeader(t *testing.T) {
 func awaitLink(t *testing.T, b *harness.Broker) {
 	t.Helper()
 	harness.Eventually(t, harness.StartTimeout, func() error {
-		resp, err := http.Get("http://" + b.ListenerAddr("admin") + "/metrics")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		if err == nil && !strings.Contains(string(text), "mqgate_federation_links 1\n") {
+		text, err := b.Metrics()
+		if err == nil && !strings.Contains(text, "mqgate_federation_links 1\n") {
 			err = errors.New("no link with the other site")
 		}
 		return err

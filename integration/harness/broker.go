@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -394,6 +396,17 @@ func (b *Broker) AllDepths() map[string]Depths {
 		out[q.Name] = q.Depths
 	}
 	return out
+}
+
+// Metrics is what the admin listener, which must be set, says at /metrics.
+func (b *Broker) Metrics() (string, error) {
+	resp, err := http.Get("http://" + b.ListenerAddr("admin") + "/metrics")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return string(text), err
 }
 
 // RSS is the resident memory of the process in bytes.
