@@ -70,7 +70,7 @@ func (g gaps) log(t *testing.T, what string) {
 // protocols and starts it again: nothing that was confirmed is lost, nothing comes
 // twice without a mark, nothing of QoS 2 at all.
 func TestKills(t *testing.T) {
-	if os.Getenv("CI") == "" { // where a short run belongs to the others
+	if os.Getenv("CI") == "" { // where it belongs to the others
 		chaos(t)
 	}
 	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodes(t)})
@@ -78,7 +78,7 @@ func TestKills(t *testing.T) {
 	r := chance(t)
 	l.progress(50, time.Minute)
 	var g gaps
-	for end := time.Now().Add(duration(t, "MQGATE_TEST_CHAOS", 40*time.Second)); time.Now().Before(end); {
+	for end := time.Now().Add(duration(t, "MQGATE_TEST_CHAOS", 5*time.Minute)); time.Now().Before(end); {
 		next := time.After(10 * time.Second)
 		everything.reset()
 		n := c.Nodes[r.IntN(len(c.Nodes))]
