@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ type sessionClient struct {
 	id   int
 	m    *harness.MQTT
 	lost bool // it did not find its session again
+	dead bool // its connection carried nothing any more
 }
 
 func (s *sessionClient) connect(ctx context.Context, c *harness.Cluster) error {
@@ -45,9 +47,18 @@ func (s *sessionClient) connect(ctx context.Context, c *harness.Cluster) error {
 	return ctx.Err()
 }
 
-// take reads one message, acknowledges it and returns its body.
-func (s *sessionClient) take() (string, error) {
+// take reads one message, acknowledges it and returns its body. As a device does, it asks whether its connection is alive when
+// nothing comes, and makes another if not: with thousands of sockets on loopback some stop carrying anything.
+func (s *sessionClient) take(ctx context.Context, c *harness.Cluster) (string, error) {
 	pk, err := s.m.Message(patience)
+	if errors.Is(err, os.ErrDeadlineExceeded) && s.m.Ping() != nil {
+		s.dead = true
+		s.m.Close()
+		if err := s.connect(ctx, c); err != nil {
+			return "", err
+		}
+		pk, err = s.m.Message(patience)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -116,19 +127,22 @@ func TestSessionsReconnect(t *testing.T) {
 	}
 	each(clients, func(i int) error {
 		defer clients[i].m.Close()
-		if body, err := clients[i].take(); err != nil || body != fmt.Sprint(i) {
+		if body, err := clients[i].take(ctx, c); err != nil || body != fmt.Sprint(i) {
 			return fmt.Errorf("device %d: %q, %w", i, body, err)
 		}
 		return nil
 	}).check(t)
-	lost := 0
+	lost, dead := 0, 0
 	for _, s := range clients {
 		if s.lost {
 			lost++
 		}
+		if s.dead {
+			dead++
+		}
 	}
-	t.Logf("ledger: %d sessions on %d nodes, %d lost their connection with a node; 99%% were there %s after the kill, all after %s; sessions lost %d",
-		size, len(c.Nodes), moved, back[len(back)*99/100].Round(time.Millisecond), back[len(back)-1].Round(time.Millisecond), lost)
+	t.Logf("ledger: %d sessions on %d nodes, %d lost their connection with a node; 99%% were there %s after the kill, all after %s; connections dead without an end %d; sessions lost %d",
+		size, len(c.Nodes), moved, back[len(back)*99/100].Round(time.Millisecond), back[len(back)-1].Round(time.Millisecond), dead, lost)
 	if lost > 0 || moved == 0 {
 		t.Errorf("%d sessions lost of %d that had to reconnect", lost, moved)
 	}
