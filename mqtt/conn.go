@@ -82,7 +82,7 @@ func newConn(s *Server, socket net.Conn) *conn {
 	c.guard, _ = socket.(door.Guarded)
 	c.changed.L = &c.mu
 	c.life, c.kill = context.WithCancelCause(s.life)
-	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
+	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve})
 	c.in.source, c.in.limit = c, min(loginBytes, s.opt.MaxPacketBytes)
 	return c
 }
@@ -344,7 +344,7 @@ var errSlow = errors.New("client does not read: outbound buffer is full")
 
 // Failed is the outbox's report that nothing more can be written.
 func (c *conn) Failed(cause error) {
-	if errors.Is(cause, outbox.ErrSlow) || errors.Is(cause, os.ErrDeadlineExceeded) {
+	if errors.Is(cause, outbox.ErrSlow) {
 		c.server.Stats.SlowClosed.Add(1)
 		cause = fmt.Errorf("%w (%w)", errSlow, cause)
 	}
@@ -368,7 +368,7 @@ func (c *conn) await(ok func() bool) bool {
 // close ends the connection for a cause: the session is left first, so that a connection that takes it over need not wait
 // for this client to read; then what can still be said is said.
 func (c *conn) close(cause error) {
-	watchdog := time.AfterFunc(c.server.opt.WriteTimeout+closeTimeout, func() { c.fail(errAborted) })
+	watchdog := time.AfterFunc(c.server.opt.FlushTimeout+closeTimeout, func() { c.fail(errAborted) })
 	defer watchdog.Stop()
 	if c.connected && breaksRules(cause) {
 		c.server.Stats.ProtocolErrors.Add(1)

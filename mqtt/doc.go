@@ -20,7 +20,7 @@
 //     when its connection ends goes to another. Once a durable session is a member, messages wait while nobody is connected.
 //   - Packet identifiers of the two directions are separate, and the client's receive maximum is exact.
 //   - A subscriber that stops reading slows nobody: live messages beyond its bounds are dropped and counted, stored ones
-//     stay in their mailbox, and the connection is closed when nothing can be written for WriteTimeout.
+//     stay in their mailbox. The client may take as long as it likes to read, if it keeps its keep alive.
 //   - A clean session that takes its QoS 1 and 2 messages, if later than they come, loses none: its publishers' confirmations
 //     wait for it. One that takes fewer than 5,000 a second while it lags is waited for 100 ms, and not again before it has
 //     caught up.

@@ -86,7 +86,7 @@ func TestR2ManyPublishersToOneWindow(t *testing.T) {
 // of its id waiting; that one gets everything.
 func TestR6TakeoverOfAStuckConnection(t *testing.T) {
 	const n = 60
-	fx := start(t, func(s *settings) { s.options.OutboundBytes, s.options.WriteTimeout = 1<<20, time.Hour })
+	fx := start(t, func(s *settings) { s.options.OutboundBytes, s.options.FlushTimeout = 1<<20, time.Hour })
 	stuck := fx.login(v5, "s", durableFor(600))
 	stuck.subscribe(1, 1, "a")
 	p := fx.login(v5, "p")
@@ -433,7 +433,7 @@ func FuzzConnection(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s, err := New(Options{Router: r, Authenticate: anyone, LoginTimeout: time.Second, WriteTimeout: time.Second})
+	s, err := New(Options{Router: r, Authenticate: anyone, LoginTimeout: time.Second, FlushTimeout: time.Second})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func newConn(s *Server, socket net.Conn, d Dialect) *conn {
 	c.guard, _ = socket.(door.Guarded)
 	c.changed.L = &c.mu
 	c.life, c.kill = context.WithCancelCause(s.life)
-	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
+	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve})
 	c.decoder.Reset(c)
 	return c
 }
@@ -314,6 +314,9 @@ func (c *conn) stop(cause error) bool {
 	first := c.ending.CompareAndSwap(nil, &cause)
 	if first {
 		_ = c.socket.SetReadDeadline(time.Unix(1, 0)) // a closed socket has ended the reader already
+		c.mu.Lock()
+		c.changed.Broadcast()
+		c.mu.Unlock()
 	}
 	return first
 }
@@ -350,7 +353,7 @@ func (c *conn) fail(cause error) {
 
 // Failed is the outbox's report that nothing more can be written.
 func (c *conn) Failed(cause error) {
-	if errors.Is(cause, outbox.ErrSlow) || errors.Is(cause, os.ErrDeadlineExceeded) {
+	if errors.Is(cause, outbox.ErrSlow) {
 		cause = fmt.Errorf("%w (%w)", errSlow, cause)
 		c.slow(cause)
 	}
@@ -371,6 +374,13 @@ func (c *conn) await(ok func() bool) bool {
 	return true
 }
 
+// awaitPeer is await for what happens only when the client reads, which may be never: it gives up when the connection shall end.
+func (c *conn) awaitPeer(ok func() bool) bool {
+	there := false
+	c.await(func() bool { there = ok(); return there || c.ending.Load() != nil })
+	return there
+}
+
 // close ends the connection for a cause: what can still be said is said, what the client held goes back to its mailboxes.
 func (c *conn) close(cause error) {
 	c.batch.Flush() // what the last frames fed others must leave, however this connection ended
@@ -378,7 +388,7 @@ func (c *conn) close(cause error) {
 	if c.beat != nil {
 		c.beat.stop()
 	}
-	watchdog := time.AfterFunc(c.server.opt.WriteTimeout+closeTimeout, func() { c.fail(errAborted) })
+	watchdog := time.AfterFunc(c.server.opt.FlushTimeout+closeTimeout, func() { c.fail(errAborted) })
 	defer watchdog.Stop()
 	lingers := c.finish(cause)
 	if !lingers {

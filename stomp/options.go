@@ -23,8 +23,9 @@ type Options struct {
 
 	// LoginTimeout is the time from the accept to the CONNECTED frame; default 10 s.
 	LoginTimeout time.Duration
-	// WriteTimeout is how long a peer may take nothing of what waits for it; default 10 s.
-	WriteTimeout time.Duration
+	// FlushTimeout is how long a connection that ends waits for its peer to take the last words; default 10 s. One that does not
+	// end waits for ever: a worker reads nothing while it works.
+	FlushTimeout time.Duration
 	// OutboundBytes bounds what waits to be written to one client; default 4 MiB.
 	OutboundBytes int
 	// Seats bounds the connections, together with those of other servers that have the same; default: 10,000 of its own.
@@ -99,7 +100,7 @@ func (o Options) withDefaults() Options {
 		o.Seats = door.NewSeats(defaultSeats, 0)
 	}
 	orDuration(&o.LoginTimeout, 10*time.Second)
-	orDuration(&o.WriteTimeout, 10*time.Second)
+	orDuration(&o.FlushTimeout, 10*time.Second)
 	orDuration(&o.HeartbeatSendMin, time.Second)
 	orDuration(&o.HeartbeatReceiveMin, time.Second)
 	orNumber(&o.OutboundBytes, 4<<20)

@@ -68,10 +68,10 @@ func (fd *feed) retained(m *router.Message) bool {
 }
 
 // room is for before an append that may be refused: it returns what waits until the outbox was drained since, and false if
-// the socket is gone. Only the reader may wait.
+// the connection ends. Only the reader may wait.
 func (c *conn) room() (wait func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	seen := c.drained
-	return func() bool { return c.await(func() bool { return c.drained != seen }) }
+	return func() bool { return c.awaitPeer(func() bool { return c.drained != seen }) }
 }

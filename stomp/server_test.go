@@ -416,7 +416,7 @@ func TestSlowConsumer(t *testing.T) {
 		t.Run(fmt.Sprint("disconnect ", disconnect), func(t *testing.T) {
 			fx := start(t, func(s *settings) {
 				s.options.OutboundBytes, s.options.DisconnectSlow = 64<<10, disconnect
-				s.options.WriteTimeout = patience
+				s.options.FlushTimeout = patience
 			})
 			slow, quick, sender := fx.pipe(t, ActiveMQ), fx.login(t, ActiveMQ, frame.V12), fx.login(t, ActiveMQ, frame.V12)
 			slow.login(frame.V12)
@@ -460,7 +460,7 @@ func TestSlowConsumer(t *testing.T) {
 
 // TestStoredMessagesWaitForRoom: a queue's messages stay there while the outbox is full and go on when it is not.
 func TestStoredMessagesWaitForRoom(t *testing.T) {
-	fx := start(t, func(s *settings) { s.options.OutboundBytes = 64 << 10; s.options.WriteTimeout = patience })
+	fx := start(t, func(s *settings) { s.options.OutboundBytes = 64 << 10; s.options.FlushTimeout = patience })
 	sender := fx.login(t, ActiveMQ, frame.V12)
 	body := strings.Repeat("x", 8<<10)
 	const n = 200
@@ -492,7 +492,7 @@ func TestStoredMessagesWaitForRoom(t *testing.T) {
 
 // TestClientThatDoesNotRead is given up when even receipts have no room.
 func TestClientThatDoesNotRead(t *testing.T) {
-	fx := start(t, func(s *settings) { s.options.OutboundBytes = 4096; s.options.WriteTimeout = patience })
+	fx := start(t, func(s *settings) { s.options.OutboundBytes = 4096; s.options.FlushTimeout = patience })
 	c := fx.pipe(t, ActiveMQ)
 	c.login(frame.V12)
 	id := strings.Repeat("r", 8000)

@@ -437,7 +437,7 @@ func (c *conn) drop(s *subscription) bool {
 	}
 	c.mu.Unlock()
 	// In auto mode, what is in the outbox will reach the client, and shall not go to another one as well.
-	if !c.await(func() bool { return s.unwritten == 0 || c.disowned }) {
+	if !c.awaitPeer(func() bool { return s.unwritten == 0 || c.disowned }) {
 		return false
 	}
 	s.close()

@@ -68,7 +68,7 @@ func newClient(s *Server, socket net.Conn, a arrival) *client {
 	c := &client{server: s, socket: socket, strict: a.strict, login: time.Now().Add(s.opt.LoginTimeout), subs: map[string]*subscription{}}
 	c.changed.L = &c.mu
 	c.life, c.kill = context.WithCancelCause(s.life)
-	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
+	c.out = outbox.New(socket, c, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve})
 	c.decoder.maxFrame, c.decoder.deflate = loginMessageBytes, a.deflate
 	c.limiter = s.limiter()
 	c.silence.heard()
@@ -230,6 +230,9 @@ func (c *client) stop(cause error) bool {
 	first := c.ending.CompareAndSwap(nil, &cause)
 	if first {
 		_ = c.socket.SetReadDeadline(time.Unix(1, 0)) // a closed socket has ended the reader already
+		c.mu.Lock()
+		c.changed.Broadcast()
+		c.mu.Unlock()
 	}
 	return first
 }
@@ -319,10 +322,17 @@ func (c *client) await(ok func() bool) bool {
 	return true
 }
 
+// awaitPeer is await for what happens only when the client reads, which may be never: it gives up when the connection shall end.
+func (c *client) awaitPeer(ok func() bool) bool {
+	there := false
+	c.await(func() bool { there = ok(); return there || c.ending.Load() != nil })
+	return there
+}
+
 // close ends the connection for a cause: what can still be said is said, and what
 // the client held goes back.
 func (c *client) close(cause error) {
-	watchdog := time.AfterFunc(c.server.opt.WriteTimeout+closeTimeout, func() { c.fail(cause) })
+	watchdog := time.AfterFunc(c.server.opt.FlushTimeout+closeTimeout, func() { c.fail(cause) })
 	defer watchdog.Stop()
 	c.mu.Lock()
 	c.closed = true

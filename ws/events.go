@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,9 +55,6 @@ func (w eventWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// SetWriteDeadline bounds the next write.
-func (w eventWriter) SetWriteDeadline(t time.Time) error { return w.control.SetWriteDeadline(t) }
-
 // apiEvents streams a topic until the client leaves, does not read, or the server stops.
 func (s *Server) apiEvents(w http.ResponseWriter, r *http.Request, p *router.Principal) error {
 	if err := known(r, "last", "since", "after"); err != nil {
@@ -79,12 +75,12 @@ func (s *Server) apiEvents(w http.ResponseWriter, r *http.Request, p *router.Pri
 	defer c.leave()
 	control := http.NewResponseController(w)
 	f := &feed{server: s, owner: c, slash: style == router.StyleSlash, over: make(chan struct{})}
-	f.out = outbox.New(eventWriter{w, control}, f, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve, WriteTimeout: s.opt.WriteTimeout})
+	f.out = outbox.New(eventWriter{w, control}, f, outbox.Options{MaxBytes: s.opt.OutboundBytes, Reserve: controlReserve})
 	position, err := f.open(r.Context(), filter, from, asked)
 	if err != nil {
 		return err
 	}
-	if err := control.SetReadDeadline(time.Time{}); err != nil { // it would end the stream
+	if err := errors.Join(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil { // they would end the stream
 		return err
 	}
 	h := w.Header()
@@ -94,6 +90,9 @@ func (s *Server) apiEvents(w http.ResponseWriter, r *http.Request, p *router.Pri
 	h.Set("X-Accel-Buffering", "no") // nginx
 	w.WriteHeader(http.StatusOK)
 	f.run(r.Context(), position, from)
+	last := time.AfterFunc(s.opt.FlushTimeout, func() { _ = control.SetWriteDeadline(time.Now()) }) // it fails on a closed connection
+	defer last.Stop()
+	f.out.Close()
 	return nil
 }
 
@@ -168,7 +167,6 @@ func (f *feed) run(ctx context.Context, p *router.HistoryPosition, from router.H
 	case <-ctx.Done():
 		f.out.Abort(context.Cause(ctx))
 	}
-	f.out.Close()
 }
 
 // greeting are the first lines: how soon to come back, and where the stream begins.
@@ -324,7 +322,7 @@ func (f *feed) Drained() {
 
 // Failed ends the stream.
 func (f *feed) Failed(cause error) {
-	if errors.Is(cause, outbox.ErrSlow) || errors.Is(cause, os.ErrDeadlineExceeded) {
+	if errors.Is(cause, outbox.ErrSlow) {
 		f.slow()
 	}
 	f.end()

@@ -168,7 +168,7 @@ func TestEventsResume(t *testing.T) {
 }
 
 func TestEventsOfASlowReader(t *testing.T) {
-	g := newRig(t, func(o *Options) { o.OutboundBytes = 64 << 10; o.WriteTimeout = 200 * time.Millisecond })
+	g := newRig(t, func(o *Options) { o.OutboundBytes = 64 << 10; o.FlushTimeout = 200 * time.Millisecond })
 	e := g.stream("ann", "/api/topics/flood")
 	e.must("ready")
 	eventually(t, "ann listens", func() bool { return g.router.PresenceRevision() > 0 })

@@ -110,7 +110,7 @@ func (g *rig) narrow(user string) *peer {
 // A reader of a history that is too slow is waited for, and told what left the history
 // meanwhile; nothing that is kept is left out, and nothing comes twice.
 func TestSlowReaderOfAHistoryIsToldWhatItMissed(t *testing.T) {
-	g := newRig(t, func(o *Options) { o.OutboundBytes = 20 << 10; o.WriteTimeout = time.Minute })
+	g := newRig(t, func(o *Options) { o.OutboundBytes = 20 << 10; o.FlushTimeout = time.Minute })
 	a, slow := g.login("ann"), g.narrow("bob")
 	slow.call(`{"id":2,"op":"subscribe","sub":"s","to":"/topic/chat.x","history":{}}`)
 	const n = 250 // of which 100 are kept; the buffers take fewer than the others
@@ -139,7 +139,7 @@ func TestSlowReaderOfAHistoryIsToldWhatItMissed(t *testing.T) {
 
 // A subscriber without a history that is too slow is told to come back.
 func TestSlowReaderIsTold(t *testing.T) {
-	g := newRig(t, func(o *Options) { o.OutboundBytes = 20 << 10; o.WriteTimeout = time.Minute })
+	g := newRig(t, func(o *Options) { o.OutboundBytes = 20 << 10; o.FlushTimeout = time.Minute })
 	a, slow := g.login("ann"), g.narrow("bob")
 	slow.call(`{"id":2,"op":"subscribe","sub":"s","to":"/topic/flood"}`)
 	g.flood(a)

@@ -389,7 +389,7 @@ func TestSilence(t *testing.T) {
 
 // Who never reads again is not waited for.
 func TestSlowReaderIsClosed(t *testing.T) {
-	g := newRig(t, func(o *Options) { o.OutboundBytes = 20 << 10; o.WriteTimeout = 2 * time.Second })
+	g := newRig(t, func(o *Options) { o.OutboundBytes = 20 << 10; o.FlushTimeout = 2 * time.Second })
 	a, slow := g.login("ann"), g.narrow("bob")
 	slow.call(`{"id":2,"op":"subscribe","sub":"s","to":"/topic/flood"}`)
 	g.flood(a)

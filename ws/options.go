@@ -42,8 +42,9 @@ type Options struct {
 	Seats *door.Seats
 	// LoginTimeout is the time from the handshake to the login; default 10 s.
 	LoginTimeout time.Duration
-	// WriteTimeout is how long a peer may take nothing of what waits for it; default 10 s.
-	WriteTimeout time.Duration
+	// FlushTimeout is how long a connection that ends waits for its peer to take the last words; default 10 s. One that does not
+	// end waits for ever: a worker reads nothing while it works.
+	FlushTimeout time.Duration
 	// PingInterval is after how long a silence a peer is pinged; default 25 s. One
 	// that is silent for as long again is given up.
 	PingInterval time.Duration
@@ -131,7 +132,7 @@ func (o Options) withDefaults() Options {
 	for _, d := range [...]struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&o.LoginTimeout, 10 * time.Second}, {&o.WriteTimeout, 10 * time.Second}, {&o.PingInterval, 25 * time.Second}, {&o.Lease, time.Minute}} {
+	}{{&o.LoginTimeout, 10 * time.Second}, {&o.FlushTimeout, 10 * time.Second}, {&o.PingInterval, 25 * time.Second}, {&o.Lease, time.Minute}} {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}

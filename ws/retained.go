@@ -27,5 +27,5 @@ func (c *client) room() (wait func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	seen := c.drained
-	return func() bool { return c.await(func() bool { return c.drained != seen }) }
+	return func() bool { return c.awaitPeer(func() bool { return c.drained != seen }) }
 }

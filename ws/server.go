@@ -224,7 +224,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, e entrance) {
 	}
 	deflate := s.opt.Compression && offersDeflate(r)
 	u := websocket.Upgrader{
-		HandshakeTimeout: s.opt.WriteTimeout, EnableCompression: deflate,
+		HandshakeTimeout: s.opt.LoginTimeout, EnableCompression: deflate,
 		CheckOrigin: func(*http.Request) bool { return true }, // decided above
 	}
 	if sub != "" {

@@ -241,7 +241,11 @@ func (s *stream) flushPending() {
 	for s.pending.Load() != nil && s.write.TryLock() {
 		if p := s.pending.Swap(nil); p != nil && !s.farewell.Load() {
 			if s.Conn.SetWriteDeadline(time.Now().Add(controlTimeout)) == nil {
-				if _, err := s.Conn.Write(*p); err != nil {
+				_, err := s.Conn.Write(*p)
+				if err == nil {
+					err = s.Conn.SetWriteDeadline(time.Time{}) // messages may take as long as the peer likes
+				}
+				if err != nil {
 					_ = s.Conn.Close() // a frame may be cut: nothing can follow it
 				}
 			}

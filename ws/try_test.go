@@ -40,7 +40,7 @@ func TestFramesStayWholeWhenTheSocketIsFull(t *testing.T) {
 					}
 				}
 			}()
-			o := outbox.New(c, deaf{}, outbox.Options{MaxBytes: 1 << 30, Reserve: 1, WriteTimeout: 20 * time.Second})
+			o := outbox.New(c, deaf{}, outbox.Options{MaxBytes: 1 << 30, Reserve: 1})
 			for n := range messages {
 				buf, _ := o.Begin(100)
 				o.End(nil, fmt.Appendf(buf, "%d;%s", n, bytes.Repeat([]byte("y"), n%9*3000)))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 )
 
 // Guests are the connections of one server and the listeners that they come by, up to
@@ -17,11 +18,16 @@ type Guests[C comparable] struct {
 	Abort func(C)
 	// Leaving reports whether one is ending already.
 	Leaving func(C) bool
+	// Socket, if set, gives a connection's socket; then Vanished ends those whose peer is not there any more.
+	Socket   func(C) net.Conn
+	Vanished func(C)
 
 	mu        sync.Mutex
-	all       map[C]struct{}
+	all       map[C]*debt
 	listeners map[net.Listener]struct{}
 	draining  bool
+	looking   *time.Timer // while there are connections
+	owing     func(C) (owes bool, silent time.Duration)
 	group     sync.WaitGroup
 }
 
@@ -73,9 +79,10 @@ func (g *Guests[C]) Admit(begin func() C) (c C, err error) {
 	g.group.Add(1)
 	c = begin()
 	if g.all == nil {
-		g.all = map[C]struct{}{}
+		g.all = map[C]*debt{}
 	}
-	g.all[c] = struct{}{}
+	g.all[c] = new(debt)
+	g.watch()
 	return c, nil
 }
 
@@ -83,6 +90,7 @@ func (g *Guests[C]) Admit(begin func() C) (c C, err error) {
 func (g *Guests[C]) Leave(c C) {
 	g.mu.Lock()
 	delete(g.all, c)
+	g.unwatch()
 	g.Seats.Leave()
 	g.mu.Unlock()
 	g.group.Done()

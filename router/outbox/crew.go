@@ -3,7 +3,6 @@ package outbox
 import (
 	"runtime"
 	"sync"
-	"time"
 )
 
 // TryWriter is a connection that can write without waiting for its peer. One
@@ -82,7 +81,7 @@ func (o *Outbox) attempt() {
 	rest, err := o.try.TryWrite(p.tail.b)
 	if rest != nil {
 		begun := p
-		go o.goOn(done, func() error { defer begun.recycle(); return o.within(rest) })
+		go o.goOn(done, func() error { defer begun.recycle(); return rest() })
 		return
 	}
 	p.recycle()
@@ -97,11 +96,4 @@ func (o *Outbox) attempt() {
 func (o *Outbox) goOn(done uint64, write func() error) {
 	o.wrote(done, write())
 	o.write()
-}
-
-func (o *Outbox) within(rest func() error) error {
-	if err := o.conn.SetWriteDeadline(time.Now().Add(o.opt.WriteTimeout)); err != nil {
-		return err
-	}
-	return rest()
 }

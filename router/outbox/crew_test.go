@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -43,7 +42,7 @@ func TestTheCrewWritesEverythingInOrder(t *testing.T) {
 	for i := range boxes {
 		here, there := tcpPair(t)
 		l := &listener{}
-		o := New(here, l, Options{MaxBytes: 4 << 20, WriteTimeout: 20 * time.Second})
+		o := New(here, l, Options{MaxBytes: 4 << 20})
 		if o.try == nil {
 			t.Skip("no way to write without waiting on this system")
 		}
@@ -88,17 +87,16 @@ func TestTheCrewWritesEverythingInOrder(t *testing.T) {
 	all.Wait()
 }
 
-// Peers that take nothing keep nobody from writing to others, and are given up.
+// Peers that take nothing keep nobody from writing to others.
 func TestStuckPeersDoNotHoldUpTheCrew(t *testing.T) {
-	var stuck []*listener
+	var stuck []net.Conn
 	for range 4 * crewSize {
 		here, _ := tcpPair(t)
-		l := &listener{}
-		o := New(here, l, Options{MaxBytes: 64 << 20, Reserve: 100, WriteTimeout: time.Second})
+		o := New(here, &listener{}, Options{MaxBytes: 64 << 20, Reserve: 100})
 		for range 100 { // more than the kernel takes
 			put(o, nil, string(make([]byte, 60<<10)))
 		}
-		stuck = append(stuck, l)
+		stuck = append(stuck, here)
 		defer o.Wait()
 	}
 	here, there := tcpPair(t)
@@ -113,13 +111,8 @@ func TestStuckPeersDoNotHoldUpTheCrew(t *testing.T) {
 		}
 	}
 	o.Close()
-	for deadline := time.Now().Add(20 * time.Second); len(stuck) > 0; time.Sleep(time.Millisecond) {
-		switch l := stuck[0]; {
-		case l.failed.Load() == 1 && errors.Is(*l.cause.Load(), os.ErrDeadlineExceeded):
-			stuck = stuck[1:]
-		case time.Now().After(deadline):
-			t.Fatalf("%d stuck peers were not given up", len(stuck))
-		}
+	for _, c := range stuck {
+		c.Close() // ends its writer, for which the deferred calls wait
 	}
 }
 

@@ -6,9 +6,10 @@
 // collects their wakes in a Batch and wakes each once for all that it read.
 //
 // It guarantees that bytes leave in the order in which they were appended, that
-// at most MaxBytes wait (and Reserve more for control frames), and that a peer
-// that takes nothing for WriteTimeout is given up. It never drops bytes it has
-// accepted while the connection lives, and never reads.
+// at most MaxBytes wait (and Reserve more for control frames). A peer may take as
+// long as it likes to read them: a worker reads nothing while it works. It never
+// drops bytes it has accepted while the connection lives, never closes one, and
+// never reads.
 package outbox
 
 import (
@@ -16,7 +17,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"time"
 )
 
 const (
@@ -24,7 +24,7 @@ const (
 	wakeBytes = 64 << 10
 	// shareBytes is the size from which Shared bytes are referenced, not copied.
 	shareBytes = 16 << 10
-	// chunkBytes bounds one write, so that the deadline measures progress.
+	// chunkBytes bounds one write, of which a WebSocket makes a frame.
 	chunkBytes = 256 << 10
 	// firstBytes is what a buffer has at first: thousands of connections may have a
 	// message each waiting, and a busy one grows its own.
@@ -40,12 +40,6 @@ var ErrClosed = errors.New("connection is closing")
 // the peer sends requests and does not read the answers.
 var ErrSlow = errors.New("client does not read: outbound buffer is full")
 
-// Conn is what an outbox needs of a connection.
-type Conn interface {
-	io.Writer
-	SetWriteDeadline(time.Time) error
-}
-
 // Owner hears what happens to the bytes. The methods are called without locks
 // held, from the writer goroutine (Failed also from an appender), and must not block.
 type Owner interface {
@@ -59,14 +53,13 @@ type Owner interface {
 
 // Options of an Outbox.
 type Options struct {
-	MaxBytes     int           // what may wait, for messages
-	Reserve      int           // and above that for control frames
-	WriteTimeout time.Duration // without progress
+	MaxBytes int // what may wait, for messages
+	Reserve  int // and above that for control frames
 }
 
 // Outbox is the writer of one connection. Create it with New.
 type Outbox struct {
-	conn  Conn
+	conn  io.Writer
 	try   TryWriter // nil: every write has a goroutine
 	owner Owner
 	opt   Options
@@ -84,7 +77,7 @@ type Outbox struct {
 }
 
 // New returns an outbox that writes to conn.
-func New(conn Conn, owner Owner, opt Options) *Outbox {
+func New(conn io.Writer, owner Owner, opt Options) *Outbox {
 	o := &Outbox{conn: conn, try: Try(conn), owner: owner, opt: opt}
 	o.idle.L = &o.mu
 	return o
@@ -323,9 +316,6 @@ func (p *pending) recycle() {
 func (o *Outbox) writeChunks(b []byte) error {
 	for len(b) > 0 {
 		n := min(len(b), chunkBytes)
-		if err := o.conn.SetWriteDeadline(time.Now().Add(o.opt.WriteTimeout)); err != nil {
-			return err
-		}
 		if _, err := o.conn.Write(b[:n]); err != nil {
 			return err
 		}
@@ -335,7 +325,7 @@ func (o *Outbox) writeChunks(b []byte) error {
 }
 
 // Close refuses further appends and waits until what is pending is written or
-// has failed; a WriteTimeout bounds each step.
+// has failed. The caller bounds that: it closes the connection.
 func (o *Outbox) Close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -4,7 +4,7 @@ package outbox
 
 // Try returns how to write to a connection without waiting, or nil if it does
 // not know how itself.
-func Try(conn Conn) TryWriter {
+func Try(conn io.Writer) TryWriter {
 	t, _ := conn.(TryWriter)
 	return t
 }

@@ -10,7 +10,7 @@ import (
 
 // Try returns how to write to a connection without waiting, or nil if there is
 // no way: the connection is no socket, and does not know how itself.
-func Try(conn Conn) TryWriter {
+func Try(conn io.Writer) TryWriter {
 	switch c := conn.(type) {
 	case TryWriter:
 		return c
