@@ -33,8 +33,12 @@ func RequireHAProxy(t testing.TB) {
 const haproxyHead = `defaults
     mode tcp
     timeout connect 2s
-    timeout client 1h
-    timeout server 1h
+    timeout client 7d
+    timeout server 7d
+    option clitcpka
+    clitcpka-idle 15s
+    clitcpka-intvl 15s
+    clitcpka-cnt 3
     timeout check 1s
     balance leastconn
     option redispatch 1
