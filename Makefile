@@ -1,13 +1,15 @@
 # make test   what CI runs: installs what the tests need, checks, and runs all of them
 # make build  bin/mqgate
 # make fuzz   every fuzz target for FUZZTIME each (1m)
+# make chaos  every fault on a cluster: nodes killed for CHAOS (30m), cut off, stopped, without disk
 
 GO       ?= go
 FUZZTIME ?= 1m
 SMOKE    ?= 1s
+CHAOS    ?= 30m
 TIMEOUT  ?= 20m
 
-.PHONY: all build test install fmt vet staticcheck race fuzz smoke clean
+.PHONY: all build test install fmt vet staticcheck race fuzz smoke chaos clean
 
 all: build
 
@@ -38,6 +40,9 @@ smoke:
 
 fuzz:
 	./.ci/fuzz $(FUZZTIME)
+
+chaos: install
+	MQGATE_TEST_CLUSTER=1 MQGATE_TEST_CHAOS=$(CHAOS) $(GO) test -v -count=1 -timeout 2h ./integration/cluster
 
 clean:
 	rm -rf bin
