@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -14,8 +15,9 @@ type Carrier interface {
 	// not block; order is kept for one caller.
 	Carry(m *Message)
 	// Interest has arrive called for the messages of other nodes that match f, one
-	// at a time and in order, until stop is called.
-	Interest(f Filter, arrive func(m *Message, w *outbox.Batch)) (stop func(), err error)
+	// at a time and in order, until stop is called. Known is closed when every node that is in touch with this one sends what
+	// matches f: what is confirmed there later is not missed.
+	Interest(f Filter, arrive func(m *Message, w *outbox.Batch)) (stop func(), known <-chan struct{}, err error)
 }
 
 // live are the connected subscribers of this node, by filter. Each distinct
@@ -29,8 +31,9 @@ type live struct {
 }
 
 type liveGroup struct {
-	subs []*Subscription // copied on write
-	stop func()
+	subs  []*Subscription // copied on write
+	stop  func()
+	known <-chan struct{}
 }
 
 // add begins to route live messages to s.
@@ -44,15 +47,35 @@ func (l *live) add(s *Subscription) {
 	g := l.groups[s.filter]
 	if g == nil {
 		g = &liveGroup{}
-		stop, err := l.router.opt.Carrier.Interest(s.filter, func(m *Message, w *outbox.Batch) { l.arrived(g, m, w) })
+		stop, known, err := l.router.opt.Carrier.Interest(s.filter, func(m *Message, w *outbox.Batch) { l.arrived(g, m, w) })
 		if err != nil {
 			l.router.log.Error("messages of other nodes will not reach a subscription", "filter", s.filter.String(), "error", err)
 			return
 		}
-		g.stop = stop
+		g.stop, g.known = stop, known
 		l.groups[s.filter] = g
 	}
 	g.subs = append(g.subs[:len(g.subs):len(g.subs)], s)
+}
+
+// known returns what is closed when all nodes send what a filter matches; nil if there are no others.
+func (l *live) known(f Filter) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g := l.groups[f]; g != nil {
+		return g.known
+	}
+	return nil
+}
+
+// await returns when all nodes send what a filter matches, or ctx ends.
+func (l *live) await(ctx context.Context, f Filter) {
+	if known := l.known(f); known != nil {
+		select {
+		case <-known:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // remove ends that.
@@ -83,7 +106,7 @@ func (l *live) arrived(g *liveGroup, m *Message, w *outbox.Batch) {
 			l.router.Stats.Drop(DropExpired, 1)
 		case s.share == nil && l.router.auth.Authorize(s.session.Principal, ActionRead, m.To) != nil:
 			l.router.Stats.Drop(DropDenied, 1)
-		case s.receiver.Live(m, w):
+		case s.live(m, w):
 			l.router.Stats.Delivered.Add(1)
 		default:
 			l.router.Stats.Drop(DropSlowConsumer, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,8 +107,8 @@ func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done
 	}
 	if m.Has(FlagRetain) {
 		// Whoever subscribed meanwhile may have read the topic's retained message before this one.
-		if now, err := s.route(ctx, m.To); err == nil {
-			r = now
+		if now, err := s.route(ctx, m.To); err == nil && now != r {
+			r = now.withGroupsOf(r)
 		}
 	}
 	w.Brakes() // of deliveries that nobody waits for
@@ -116,6 +117,16 @@ func (s *Session) Publish(ctx context.Context, m *Message, w *outbox.Batch, done
 		pending = hold(brakes, w, done)
 	}
 	return pending, nil
+}
+
+// withGroupsOf is a route whose groups are those of an earlier one: a group that began since begins with what is published
+// later (MQTT 5 section 4.8.2).
+func (r *route) withGroupsOf(before *route) *route {
+	out := *r
+	out.live = slices.DeleteFunc(slices.Clone(r.live), func(s *Subscription) bool {
+		return s.share != nil && !slices.Contains(before.live, s)
+	})
+	return &out
 }
 
 // hold has done called when subscribers that must lose nothing have caught up:
@@ -172,7 +183,7 @@ func (s *Session) deliverLive(r *route, m *Message, w *outbox.Batch) {
 		case sub.noLocal && sub.session == s || !sub.selects(m): // [MQTT-3.8.3-3]
 		case expired:
 			late++
-		case sub.receiver.Live(m, w):
+		case sub.live(m, w):
 			delivered++
 		default:
 			dropped++
@@ -208,7 +219,7 @@ func (s *Session) route(ctx context.Context, to Address) (*route, error) {
 }
 
 // Subscribe opens a subscription; Start begins its deliveries. When it returns,
-// every publish that is confirmed later is matched: live ones from Start on.
+// every publish that is confirmed later, on any node, is matched, and waits for Start.
 func (s *Session) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
 	action := ActionRead
 	if o.Filter.kind == KindQueue {
@@ -243,7 +254,21 @@ func (s *Session) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscript
 		sub.detach(nil)
 		return nil, &Error{Op: "subscribe", Class: Conflict, Text: "the connection is closing"}
 	}
+	if !sub.Stores() {
+		s.listen(sub)
+		s.router.live.await(ctx, sub.filter)
+	}
 	return sub, nil
+}
+
+// listen begins to route live messages to a subscription, which waits with them for its start.
+func (s *Session) listen(sub *Subscription) {
+	sub.gate.Store(new(gate))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, open := s.subs[sub]; open { // else nothing would ever remove it
+		s.router.live.add(sub)
+	}
 }
 
 func (s *Session) remember(sub *Subscription) bool {

@@ -114,6 +114,7 @@ func (x *shadow) subscribe(ctx context.Context, r envelopeReader) error {
 	if c.Group != "" {
 		if s.sub, err = x.session.SubscribeShared(c.Group, o); err == nil {
 			s.sub.Start(nil) // or what is confirmed before the edge says so would be missed
+			x.session.router.live.await(ctx, s.sub.filter)
 		}
 	} else {
 		s.sub, err = x.session.Subscribe(ctx, o)

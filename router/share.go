@@ -235,17 +235,13 @@ func (r *Router) giveBack(key shareKey, ms []*Message, w *outbox.Batch) {
 	}
 }
 
-// addLive begins to route live messages to a subscription, by its group if it has one.
-func (r *Router) addLive(s *Subscription) {
+// addMember begins to route live messages to a member of a group.
+func (r *Router) addMember(s *Subscription) {
 	if s.remote != nil {
 		s.remote.start(nil)
 		return
 	}
-	if s.group != "" {
-		r.shares.add(s)
-		return
-	}
-	r.live.add(s)
+	r.shares.add(s)
 }
 
 // removeLive ends that.

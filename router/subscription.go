@@ -29,9 +29,10 @@ type Subscription struct {
 	remote    *remoteSubscription          // to what the leader keeps
 	share     *share                       // which this stands for
 	group     string                       // of whose share this is a member
+	gate      atomic.Pointer[gate]         // of a live one that is not started
 	consumer  atomic.Pointer[Subscription] // a member's end of the group's mailbox
 	noLocal   bool
-	started   bool // of a live one, under the session's lock
+	started   bool // of a member of a share, under the session's lock
 	selector  *selector.Selector
 	exclusive bool     // asks for the mailbox alone
 	operator  bool     // takes what it finds, whoever it is for
@@ -85,13 +86,16 @@ func (s *Subscription) Start(w *outbox.Batch) {
 	case s.box != nil:
 		s.box.resume(s, w)
 		return
+	case s.group == "":
+		s.openGate(w)
+		return
 	}
 	c := s.session
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, open := c.subs[s]; open && !s.started { // else nothing would ever remove it
 		s.started = true
-		c.router.addLive(s)
+		c.router.addMember(s)
 	}
 }
 

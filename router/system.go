@@ -50,7 +50,7 @@ func (r *Router) tell() {
 		for _, sub := range r.subs.match(m.To, nil) {
 			switch {
 			case sub.share == nil && r.auth.Authorize(sub.session.Principal, ActionRead, m.To) != nil:
-			case sub.receiver.Live(m, &w):
+			case sub.live(m, &w):
 				r.Stats.Delivered.Add(1)
 			default:
 				r.Stats.Drop(DropSlowConsumer, 1)

@@ -94,16 +94,24 @@ func (c *wireCarrier) Carry(m *Message) {
 	}
 }
 
-func (c *wireCarrier) Interest(f Filter, arrive func(*Message, *outbox.Batch)) (func(), error) {
+func (c *wireCarrier) Interest(f Filter, arrive func(*Message, *outbox.Batch)) (func(), <-chan struct{}, error) {
 	i := &wireInterest{c, f, arrive}
-	c.w.mu.Lock()
-	c.w.interests[i] = struct{}{}
-	c.w.mu.Unlock()
+	known, stopped := make(chan struct{}), false
+	c.w.group.Go(func() {
+		time.Sleep(100 * time.Microsecond) // the others hear of it a moment later
+		c.w.mu.Lock()
+		defer c.w.mu.Unlock()
+		if !stopped {
+			c.w.interests[i] = struct{}{}
+		}
+		close(known)
+	})
 	return func() {
 		c.w.mu.Lock()
+		stopped = true
 		delete(c.w.interests, i)
 		c.w.mu.Unlock()
-	}, nil
+	}, known, nil
 }
 
 // testCluster is a leader on a memory store and edges, in one process.

@@ -125,7 +125,7 @@ func BenchmarkInterest(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			stop, err := c.Interest(f, func(*router.Message, *outbox.Batch) {})
+			stop, _, err := c.Interest(f, func(*router.Message, *outbox.Batch) {})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -22,6 +22,7 @@ const livePrefix = "live"
 // counted by the server.
 type Carrier struct {
 	conn    *nats.Conn
+	asks    *asks
 	shards  [interestShards]interests
 	dropped atomic.Uint64 // of interests that ended
 	end     chan struct{}
@@ -39,7 +40,7 @@ func (n *Node) Carrier() (*Carrier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newCarrier(conn), nil
+	return newCarrier(conn, n)
 }
 
 // Carrier returns a carrier of the store's node.
@@ -81,26 +82,31 @@ type interest struct {
 // interestBacklog is how many messages may wait for one reader.
 const interestBacklog = 16 << 10
 
-func newCarrier(conn *nats.Conn) *Carrier {
+func newCarrier(conn *nats.Conn, n *Node) (*Carrier, error) {
 	c := &Carrier{conn: conn, end: make(chan struct{})}
+	var err error
+	if c.asks, err = newAsks(conn, n, c.end, &c.group); err != nil {
+		conn.Close()
+		return nil, err
+	}
 	for i := range c.shards {
 		in := &c.shards[i]
 		in.messages, in.of = make(chan *nats.Msg, interestBacklog), map[*nats.Subscription]*interest{}
 		c.group.Go(func() { in.read(c.end) })
 	}
-	return c
+	return c, nil
 }
 
 // Interest subscribes to a filter. All that arrives for it goes through one
 // reader, which keeps the order.
-func (c *Carrier) Interest(f router.Filter, arrive func(*router.Message, *outbox.Batch)) (func(), error) {
+func (c *Carrier) Interest(f router.Filter, arrive func(*router.Message, *outbox.Batch)) (func(), <-chan struct{}, error) {
 	subject := topicSubject(f.Vhost(), f.Levels(), true)
 	in := &c.shards[maphash.String(interestSeed, subject)%interestShards]
 	in.mu.Lock() // the reader waits until it can know whose the first message is
 	defer in.mu.Unlock()
 	sub, err := c.conn.ChanSubscribe(subject, in.messages)
 	if err != nil {
-		return nil, fmt.Errorf("subscribe to other nodes' messages: %w", err)
+		return nil, nil, fmt.Errorf("subscribe to other nodes' messages: %w", err)
 	}
 	in.of[sub] = &interest{f, arrive}
 	return func() {
@@ -111,7 +117,7 @@ func (c *Carrier) Interest(f router.Filter, arrive func(*router.Message, *outbox
 			c.dropped.Add(uint64(n))
 		}
 		_ = sub.Unsubscribe() // the connection may be closed
-	}, nil
+	}, c.asks.join(), nil
 }
 
 var interestSeed = maphash.MakeSeed()

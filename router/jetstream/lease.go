@@ -107,8 +107,11 @@ type election struct {
 	rec      leaseRecord
 	answered time.Time
 	peers    *peers
-	known    string // what Follow was told last
 	failing  failing
+
+	mu             sync.Mutex
+	leads, listens string // which node leads, and its address
+	known          string // what Follow was told last
 }
 
 // failing is a node that could not lead since somebody led last: a damaged store does not heal by trying.
@@ -152,20 +155,44 @@ func (n *Node) Campaign(ctx context.Context, who Candidate) error {
 	if err != nil {
 		return err
 	}
+	n.peers.Store(p)
+	defer n.peers.Store(nil)
 	e := &election{node: n, conn: conn, js: js, log: n.log, who: who, changed: time.Now(), answered: time.Now(), peers: p}
+	var watching sync.WaitGroup
+	watching.Go(func() { e.watch(ctx) })
 	tick, slow := time.NewTicker(leaseLook), time.NewTicker(time.Second)
 	defer tick.Stop()
 	defer slow.Stop()
 	for {
 		select {
 		case <-tick.C:
-			e.peers.greet()
 			e.look(ctx)
 		case <-slow.C:
 			n.revive()
 		case <-ctx.Done():
+			watching.Wait()
 			who.Follow("", "", true)
 			return nil
+		}
+	}
+}
+
+// watch greets the other nodes and tells when the majority is reached or not, whatever questions about the lease wait for
+// an answer, until ctx ends.
+func (e *election) watch(ctx context.Context) {
+	greet, look := time.NewTicker(greetEvery), time.NewTicker(greetEvery/2)
+	defer greet.Stop()
+	defer look.Stop()
+	for {
+		select {
+		case <-greet.C:
+			e.peers.greet()
+		case <-look.C:
+			e.mu.Lock()
+			e.tell()
+			e.mu.Unlock()
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -174,17 +201,17 @@ func (n *Node) Campaign(ctx context.Context, who Candidate) error {
 func (e *election) look(ctx context.Context) {
 	if err := e.read(ctx); err != nil {
 		if time.Since(e.answered) > leaderless {
-			e.follow("", "", e.peers.majority())
+			e.follow("", "")
 		}
 		return
 	}
 	e.answered = time.Now()
 	free := e.rec.Node == "" || time.Since(e.changed) > leaseTTL
 	if !free {
-		e.follow(e.rec.Node, e.rec.Address, e.peers.majority())
+		e.follow(e.rec.Node, e.rec.Address)
 		return
 	}
-	e.follow("", "", true)
+	e.follow("", "")
 	if !e.node.mayLead() || !e.who.Eligible() || ctx.Err() != nil || time.Now().Before(e.failing.until) {
 		return
 	}
@@ -197,11 +224,25 @@ func (e *election) look(ctx context.Context) {
 	e.lead(ctx, t, id)
 }
 
-func (e *election) follow(node, address string, majority bool) {
+// follow notes who leads, and tells.
+func (e *election) follow(node, address string) {
 	if address == "" {
 		node = "" // it does not listen yet
 	} else {
 		e.failing = failing{}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.leads, e.listens = node, address
+	e.tell()
+}
+
+// tell tells who leads, and whether the majority is reached, if that is news; with the lock held. A leader that does not reach it
+// can store nothing until it does, so its clients are told soon: it may yet keep its lease.
+func (e *election) tell() {
+	node, address, majority := e.leads, e.listens, e.peers.majority()
+	if !majority && node == e.node.opt.NodeName {
+		node, address = "", ""
 	}
 	know := node + "\x00" + address + strconv.FormatBool(majority)
 	if know != e.known {
@@ -318,7 +359,7 @@ func (e *election) lead(ctx context.Context, t *Term, id string) {
 	})
 	cause := e.renew(ctx, t, id, done)
 	if errors.Is(cause, ErrLeaseLost) {
-		e.follow("", "", true)
+		e.follow("", "")
 	}
 	end(cause)
 	// While it stores its last words the lease must not end.
@@ -376,8 +417,7 @@ func (e *election) renew(ctx context.Context, t *Term, id string, done <-chan st
 		if !t.Valid() {
 			return ErrLeaseLost
 		}
-		e.peers.greet()
-		e.follow(rec.Node, rec.Address, true)
+		e.follow(rec.Node, rec.Address)
 		select {
 		case <-tick.C:
 		case <-t.changed:

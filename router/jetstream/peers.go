@@ -12,6 +12,7 @@ import (
 
 const (
 	aliveSubject = "mqgate.alive"
+	greetEvery   = 200 * time.Millisecond
 	// peerPatience is how long a silent node counts as reached.
 	peerPatience = 1500 * time.Millisecond
 )
@@ -84,6 +85,27 @@ func (p *peers) majority() bool {
 		return p.conn.IsConnected()
 	}
 	return p.count() > p.size/2
+}
+
+// inTouch are the other nodes that can talk with this one.
+func (p *peers) inTouch() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	nodes := make([]string, 0, len(p.known))
+	for n, at := range p.known {
+		if time.Since(at) < peerPatience {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// inTouch are the other nodes that can talk with this one, as far as it takes part in elections.
+func (n *Node) inTouch() []string {
+	if p := n.peers.Load(); p != nil {
+		return p.inTouch()
+	}
+	return nil
 }
 
 // count is how many nodes can talk with this one, itself included.

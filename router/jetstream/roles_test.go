@@ -44,7 +44,7 @@ func TestClusterNodesWithoutStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	var came atomic.Uint64
-	if _, err := carriers[1].Interest(f, func(*router.Message, *outbox.Batch) { came.Add(1) }); err != nil {
+	if _, _, err := carriers[1].Interest(f, func(*router.Message, *outbox.Batch) { came.Add(1) }); err != nil {
 		t.Fatal(err)
 	}
 	topic, _ := f.Address()
