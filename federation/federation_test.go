@@ -2,6 +2,7 @@ package federation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -444,4 +445,30 @@ func TestSitesNeedTheSecret(t *testing.T) {
 	if _, err := jetstream.OpenSite(jetstream.SiteOptions{Site: "x", Secret: "s", Listen: "0.0.0.0:0", Log: quiet}); err == nil {
 		t.Error("plaintext over the network is not refused")
 	}
+}
+
+// What another site sends and what it asks come at the same time, and the bridge has one session.
+func TestTopicsAndQueuesCrossAtOnce(t *testing.T) {
+	topics, queues := filters(t, "/topic/plant.>"), filters(t, "/queue/jobs")
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Receive: slices.Concat(topics, queues)})
+	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Send: topics, Queues: queues})
+	live, jobs := berlin.subscribe("/topic/plant.>"), berlin.subscribe("/queue/jobs")
+	eventually(t, func() error {
+		oslo.publish("/topic/plant.first", "first")
+		if len(live.all()) == 0 {
+			return errors.New("no link yet")
+		}
+		return nil
+	})
+	const n = 300
+	for i := range n {
+		oslo.publish("/queue/jobs", fmt.Sprint(i))
+		oslo.publish(fmt.Sprint("/topic/plant.", i), fmt.Sprint(i))
+	}
+	eventually(t, func() error {
+		if a, b := len(live.all()), len(jobs.all()); a < n || b != n {
+			return fmt.Errorf("%d and %d of %d came", a, b, n)
+		}
+		return nil
+	})
 }

@@ -147,7 +147,7 @@ func (b *Bridge) asked(data []byte, answer func([]byte)) {
 			}
 			wait.Done()
 		}
-		pending, err := b.session.Publish(b.life, m, &w, stored)
+		pending, err := b.publish(m, &w, stored)
 		if err != nil {
 			results[i] = err.Error()
 		}
