@@ -418,6 +418,17 @@ func (x *DurableSession) Leave(ctx context.Context, o LeaveOptions) error {
 	return err
 }
 
+// awaitNode gives the session up where its node has lost its link, and lives: its will and its end wait until the node must have said
+// what has become of the client, as after a change of the leader. The store still has it as connected.
+func (x *DurableSession) awaitNode() {
+	d := x.router.durables
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	x.away(time.Now().Add(gatherWills).UnixMilli(), true)
+	d.schedule(x)
+	x.release()
+}
+
 // leaveAsStored is Leave for a connection whose node says nothing of it, as it may be gone: all is as it was stored last.
 func (x *DurableSession) leaveAsStored(ctx context.Context, will bool) error {
 	x.router.durables.mu.Lock()

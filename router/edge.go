@@ -321,16 +321,21 @@ func (e *edge) sayClosed(rs *remoteSession) {
 	if rs.opened && e.link != nil {
 		l := e.link
 		rs.endedOn = l.id
-		var left byte
-		if rs.willLeft {
-			left |= leftWill
-		}
-		if rs.claimed != nil && rs.claimed.Again {
-			left |= leftSession
-		}
-		l.end(append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodClose), left))
+		l.end(append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), rs.closing()...))
 	}
 	rs.opened = false
+}
+
+// closing is methodClose as it is sent.
+func (rs *remoteSession) closing() []byte {
+	var left byte
+	if rs.willLeft {
+		left |= leftWill
+	}
+	if rs.claimed != nil && rs.claimed.Again {
+		left |= leftSession
+	}
+	return []byte{byte(methodClose), left}
 }
 
 // send writes a call; with the lock held and a link.
@@ -382,11 +387,11 @@ func (e *edge) do(ctx context.Context, rs *remoteSession, payload []byte) (envel
 	return e.await(ctx, id, answers)
 }
 
-// doClosed is do for a session that has ended: only what is its last word.
+// doClosed is do for a session that has ended: only what is its last word, which another leader may be asked, too.
 func (e *edge) doClosed(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
 	answers := make(chan reply, 1)
 	e.mu.Lock()
-	c, err := e.enter(rs, payload, false, func(r reply, _ *outbox.Batch) { answers <- r })
+	c, err := e.enter(rs, payload, true, func(r reply, _ *outbox.Batch) { answers <- r })
 	if err == nil && e.link != nil {
 		e.send(c)
 	}

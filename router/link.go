@@ -42,6 +42,7 @@ var (
 	errLinkSilent  = errors.New("the other node is silent")
 	errLinkOverrun = errors.New("the other node does not take what is sent to it")
 	errLinkEnded   = errors.New("the other node ended the link")
+	errLinkAgain   = errors.New("the other node began another link")
 	errLeaseLost   = errors.New("this node does not lead the cluster any more")
 )
 

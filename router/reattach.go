@@ -43,7 +43,7 @@ func (e *edge) reattach(rs *remoteSession) {
 // lastWords are how a session ended, of which no leader has heard.
 type lastWords struct {
 	leave []byte      // the call; nil: it only ended
-	heard func(error) // hears the answer; nil once its caller has gone
+	heard func(error) // hears the answer; nil: nobody waits for it
 }
 
 // leave tells the leader how the connection ended. Where there is none, or it is lost meanwhile, the next one is told, also when
@@ -88,13 +88,14 @@ func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
 
 // tellEnd has a leader that knows the session hear its last words; with the lock held and a link.
 func (e *edge) tellEnd(rs *remoteSession) {
-	e.sayClosed(rs)
 	w := rs.words
-	if w.leave == nil {
-		e.forgetWords(rs)
-		return
+	last := w.leave
+	if last == nil {
+		last, rs.opened = rs.closing(), false
+	} else {
+		e.sayClosed(rs)
 	}
-	c, err := e.enter(rs, w.leave, false, func(r reply, _ *outbox.Batch) {
+	c, err := e.enter(rs, last, false, func(r reply, _ *outbox.Batch) {
 		if r.lost {
 			return // another leader will be told
 		}
@@ -103,7 +104,9 @@ func (e *edge) tellEnd(rs *remoteSession) {
 			e.forgetWords(rs)
 		}
 		e.mu.Unlock()
-		w.heard(r.err)
+		if w.heard != nil {
+			w.heard(r.err)
+		}
 	})
 	if err == nil {
 		e.send(c)

@@ -67,8 +67,11 @@ func (rs *remoteSession) close() {
 		return
 	}
 	rs.closed = true
-	if e.link == nil && rs.claimed != nil && !rs.claimed.Again && !rs.willLeft {
-		rs.words = &lastWords{} // else the next leader would publish the will
+	if rs.claimed != nil && !rs.claimed.Again && !rs.willLeft {
+		rs.words = &lastWords{} // a leader that has not heard them would publish the will
+		if e.link != nil {
+			e.tellEnd(rs)
+		}
 		return
 	}
 	e.sayClosed(rs)
@@ -325,6 +328,7 @@ func (d *remoteDurable) receive(receiver Receiver, credit int) (*Subscription, e
 func (rs *remoteSession) publishWill(ctx context.Context, w *Will) error {
 	c := w.call()
 	c.User, c.ClientID, c.Vhost = rs.session.Principal.Name(), rs.session.Principal.ClientID(), rs.session.Vhost
+	// Asked again of another leader, what is stored of it is stored once: it has an id.
 	_, err := rs.edge.doClosed(ctx, rs, appendJSON([]byte{byte(methodWill)}, c))
 	if ClassOf(err) == Unavailable {
 		rs.edge.mu.Lock()

@@ -22,6 +22,7 @@ type shadow struct {
 	running  bool
 	closed   bool // the link was lost: nothing more is done
 	left     bool // to another leader
+	awaited  bool // the node lives, and says on another link what has become of the client
 
 	// The rest is run's, but for held.
 	session *Session
@@ -87,10 +88,11 @@ func (x *shadow) run(ctx context.Context) {
 	}
 }
 
-// lost ends the session of an edge that is gone, as if its connection had broken.
-func (x *shadow) lost(ctx context.Context) {
+// lost ends the session of an edge that is gone, as if its connection had broken; of one that lives and has only lost its link, what
+// is to be done then waits for its word.
+func (x *shadow) lost(ctx context.Context, lives bool) {
 	x.mu.Lock()
-	x.closed = true
+	x.closed, x.awaited = true, lives
 	running := x.running
 	x.mu.Unlock()
 	if !running { // else run does it
@@ -103,6 +105,10 @@ func (x *shadow) end(ctx context.Context) {
 		return
 	}
 	r := x.session.router
+	if x.awaited {
+		x.will = nil
+		x.session.awaitNode()
+	}
 	if x.durable == nil && x.will != nil { // before Close forgets it
 		if err := x.session.PublishWill(ctx, x.will); err != nil && ctx.Err() == nil {
 			r.log.Warn("the will of a lost node's client could not be published", "error", err)
@@ -112,6 +118,10 @@ func (x *shadow) end(ctx context.Context) {
 	x.session.Close()
 	if d := x.durable; d != nil {
 		x.durable = nil
+		if x.awaited {
+			d.awaitNode()
+			return
+		}
 		ctx, cancel := context.WithTimeout(ctx, shadowPatience)
 		defer cancel()
 		if err := d.leaveAsStored(ctx, true); err != nil && ctx.Err() == nil {
@@ -170,6 +180,7 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 		x.durable.Save(r.rest(), func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
 	case methodClose:
 		x.close(ctx, r, w)
+		x.link.reply(q.number, nil)
 	default:
 		x.wait(ctx, q, w)
 	}
