@@ -239,7 +239,7 @@ func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan str
 	if x.rec.User != s.Principal.Name() {
 		return nil, nil, &Error{Op: "connect", Class: Conflict, Text: fmt.Sprintf("the session of client id %q belongs to another user", s.client.id)}
 	}
-	if o.Again && s.Since.UnixMilli() < x.rec.OwnedMs {
+	if s.takenOver() || (s.again || o.Again) && x.ownedAfter(s.Since) { // and neither waits for the one that came after it
 		return nil, nil, ErrTakenOver
 	}
 	if x.free != nil {
@@ -247,6 +247,11 @@ func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan str
 	}
 	x.owner, x.free, x.dueMs, x.principal = s, make(chan struct{}), 0, s.Principal
 	return x, nil, nil
+}
+
+// ownedAfter reports whether the last owner, or one that is about to begin, came after a time; with the lock held.
+func (x *DurableSession) ownedAfter(since time.Time) bool {
+	return since.UnixMilli() < x.rec.OwnedMs || x.owner != nil && since.Before(x.owner.Since)
 }
 
 // begin resumes the session or makes a new one, and stores that.
