@@ -577,3 +577,73 @@ func TestClusterPresence(t *testing.T) {
 		expect(e, "Ann ws, Bob ws")
 	}
 }
+
+// relink has an edge begin another link, as if something had been lost on the way.
+func (e *edge) relink() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.disconnect(errLinkGap)
+	e.connect()
+}
+
+// A link breaks behind the answer that opened a subscription, before its asker has heard it: the next leader is asked for it as for
+// any other.
+func TestClusterSubscriptionOutlivesTheLinkThatOpenedIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 1, nil)
+		e := c.edges[0].edge
+		opens := func() bool { // a subscription was asked for, and that is answered
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			for _, x := range e.calls {
+				if method(x.payload[0]) == methodSubscribe {
+					return false
+				}
+			}
+			for _, rs := range e.sessions {
+				if len(rs.subs) > 0 {
+					return true
+				}
+			}
+			return false
+		}
+		for range 100 {
+			s := c.edges[0].session()
+			relinked := false
+			c.wires.mu.Lock()
+			c.wires.heard = func(address string) {
+				if address == e.address && !relinked && opens() {
+					relinked = true
+					e.relink()
+				}
+			}
+			c.wires.mu.Unlock()
+			_, in := consume(t, s, "/queue/q", 1)
+			c.wires.mu.Lock()
+			c.wires.heard = nil
+			c.wires.mu.Unlock()
+			c.waitLinked(c.edges[0], true)
+			mustPublish(t, s, "/queue/q", "x")
+			ack(t, in.wait(t, "x")[0])
+			s.Close()
+		}
+	})
+}
+
+// Who gives up waiting for its subscription does not have it: it may ask again.
+func TestClusterSubscriptionInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 2, nil)
+		c.wires.setCut("n1", true) // it does not say that it knows of the subscription, until the leader takes it for lost
+		s := c.edges[0].session()
+		o := SubscribeOptions{Filter: filter(t, "/topic/t"), Durable: "d", Credit: 1, Receiver: &inbox{}}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := s.Subscribe(ctx, o); ClassOf(err) != Unavailable {
+			t.Fatalf("subscribed: %v", err)
+		}
+		if _, err := s.Subscribe(t.Context(), o); err != nil {
+			t.Error(err)
+		}
+	})
+}

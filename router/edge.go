@@ -219,17 +219,20 @@ func (e *edge) disconnect(cause error) {
 	e.link = nil
 	e.loaded.Store(false)
 	var lost []*call
-	for id, c := range e.calls {
+	for _, c := range e.calls {
 		if !c.again {
-			delete(e.calls, id)
-			e.held -= len(c.payload)
 			lost = append(lost, c)
 		}
 	}
 	for _, rs := range e.sessions {
 		rs.opened = false
 	}
-	e.router.goFunc(func(context.Context) { e.fail(lost, cause) })
+	if e.router.goFunc(func(context.Context) { e.fail(lost, cause) }) { // else stop answers them
+		for _, c := range lost {
+			delete(e.calls, c.id)
+			e.held -= len(c.payload)
+		}
+	}
 }
 
 // fail answers calls that nobody will.
@@ -379,8 +382,21 @@ func (e *edge) enter(rs *remoteSession, payload []byte, again bool, done func(re
 
 // do sends a call and waits for the answer.
 func (e *edge) do(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
+	return e.doNoting(ctx, rs, payload, nil)
+}
+
+// doNoting is do where something of the leader's consent is to be noted for the next one: under the lock, and before this link can
+// end or another begin, which the caller would hear of too late.
+func (e *edge) doNoting(ctx context.Context, rs *remoteSession, payload []byte, note func(envelopeReader)) (envelopeReader, error) {
 	answers := make(chan reply, 1)
-	id, err := e.ask(rs, payload, false, func(r reply, _ *outbox.Batch) { answers <- r })
+	id, err := e.ask(rs, payload, false, func(r reply, _ *outbox.Batch) {
+		if r.err == nil && note != nil {
+			e.mu.Lock()
+			note(r.body)
+			e.mu.Unlock()
+		}
+		answers <- r
+	})
 	if err != nil {
 		return envelopeReader{}, err
 	}
@@ -407,7 +423,10 @@ func (e *edge) await(ctx context.Context, id uint64, answers <-chan reply) (enve
 	case r := <-answers:
 		return r.body, r.err
 	case <-ctx.Done():
-		e.take(id)
+		if e.take(id) == nil { // it has come just now
+			r := <-answers
+			return r.body, r.err
+		}
 		return envelopeReader{}, errNoLeader(context.Cause(ctx))
 	}
 }

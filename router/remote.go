@@ -42,10 +42,7 @@ func (rs *remoteSession) claimClient() error {
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
 	// What a call needs is opened before it: the answer tells how that ended.
-	_, err := rs.edge.do(ctx, rs, []byte{byte(methodOpen)})
-	rs.edge.mu.Lock()
-	rs.named = err == nil
-	rs.edge.mu.Unlock()
+	_, err := rs.edge.doNoting(ctx, rs, []byte{byte(methodOpen)}, func(envelopeReader) { rs.named = true })
 	return err
 }
 
@@ -190,14 +187,13 @@ func (rs *remoteSession) browse(ctx context.Context, b *Browsing, n int) (out []
 func (rs *remoteSession) temporaryQueue(name string) (Address, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
-	if _, err := rs.edge.do(ctx, rs, append([]byte{byte(methodTemporary)}, name...)); err != nil {
+	if _, err := rs.edge.doNoting(ctx, rs, append([]byte{byte(methodTemporary)}, name...), func(envelopeReader) {
+		if !slices.Contains(rs.temps, name) {
+			rs.temps = append(rs.temps, name)
+		}
+	}); err != nil {
 		return Address{}, err
 	}
-	rs.edge.mu.Lock()
-	if !slices.Contains(rs.temps, name) {
-		rs.temps = append(rs.temps, name)
-	}
-	rs.edge.mu.Unlock()
 	return temporaryAddress(rs.session, name)
 }
 
@@ -271,19 +267,19 @@ type remoteDurable struct{ rs *remoteSession }
 // claim has the leader make the session the owner of its client's durable one.
 func (rs *remoteSession) claim(ctx context.Context, o ClaimOptions) (*DurableSession, bool, error) {
 	call := claimCall{Clean: o.Clean, Expiry: o.Expiry, Will: o.Will.call()}
-	r, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodClaim)}, call))
+	var c claimReply
+	var bad error
+	_, err := rs.edge.doNoting(ctx, rs, appendJSON([]byte{byte(methodClaim)}, call), func(r envelopeReader) {
+		if bad = json.Unmarshal(r.b, &c); bad == nil && (c.Exists || o.Will != nil) {
+			call.Clean, call.Again = false, c.Exists // of the next leader only what this one kept is asked
+			rs.claimed = &call
+		}
+	})
 	if err != nil {
 		return nil, false, err
 	}
-	var c claimReply
-	if err := json.Unmarshal(r.b, &c); err != nil {
-		return nil, false, &Error{Op: "connect", Class: Internal, Text: "internal error", Err: err}
-	}
-	if c.Exists || o.Will != nil {
-		call.Clean, call.Again = false, c.Exists // of the next leader only what this one kept is asked
-		rs.edge.mu.Lock()
-		rs.claimed = &call
-		rs.edge.mu.Unlock()
+	if bad != nil {
+		return nil, false, &Error{Op: "connect", Class: Internal, Text: "internal error", Err: bad}
 	}
 	if !c.Exists {
 		return nil, false, nil
@@ -309,8 +305,8 @@ func (d *remoteDurable) receive(receiver Receiver, credit int) (*Subscription, e
 	x := d.rs.addSubscription(sub, methodReceive, subscribeCall{Credit: sub.credit})
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
-	r, err := d.rs.edge.do(ctx, d.rs, x.request(nil))
-	if err := x.answered(err); err != nil {
+	r, err := x.open(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if r.byte() == 0 { // there is no inbox yet

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"sync"
 
 	"github.com/mqgate/mqgate/router/outbox"
@@ -44,17 +45,15 @@ func (rs *remoteSession) follow(ctx context.Context, topic Address, from History
 		c.SinceMs = from.Since.UnixMilli()
 	}
 	var p HistoryPosition
-	r, err := e.do(ctx, rs, appendJSON([]byte{byte(methodFollow)}, c))
-	if err == nil {
-		err = json.Unmarshal(r.b, &p)
-	}
-	if err != nil {
-		x.forget()
+	var bad error
+	_, err := e.doNoting(ctx, rs, appendJSON([]byte{byte(methodFollow)}, c), func(r envelopeReader) {
+		bad = json.Unmarshal(r.b, &p)
+		x.call, x.epoch, x.opened = c, p.Epoch, bad == nil
+	})
+	if err = errors.Join(err, bad); err != nil {
+		x.close()
 		return nil, p, err
 	}
-	e.mu.Lock()
-	x.call, x.epoch, x.opened = c, p.Epoch, true
-	e.mu.Unlock()
 	x.mu.Lock()
 	x.last = max(x.last, p.Last)
 	if from.Last > 0 || !from.Since.IsZero() || from.Epoch != 0 {

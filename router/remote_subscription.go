@@ -33,8 +33,8 @@ type remoteSubscription struct {
 func (rs *remoteSession) subscribe(ctx context.Context, sub *Subscription, o SubscribeOptions) error {
 	x := rs.addSubscription(sub, methodSubscribe, subscribeCall{Filter: wireOf(o.Filter), Credit: sub.credit, NoLocal: o.NoLocal,
 		Selector: selectorText(o.Selector), Durable: o.Durable, Group: sub.group, Alone: sub.exclusive})
-	_, err := rs.edge.do(ctx, rs, x.request(nil))
-	return x.answered(err)
+	_, err := x.open(ctx)
+	return err
 }
 
 func (rs *remoteSession) addSubscription(sub *Subscription, m method, c subscribeCall) *remoteSubscription {
@@ -56,16 +56,13 @@ func (x *remoteSubscription) request(held []uint64) []byte {
 	return appendJSON([]byte{byte(x.method)}, c)
 }
 
-// answered notes whether the leader opened the subscription.
-func (x *remoteSubscription) answered(err error) error {
+// open has the leader open the subscription.
+func (x *remoteSubscription) open(ctx context.Context) (envelopeReader, error) {
+	r, err := x.rs.edge.doNoting(ctx, x.rs, x.request(nil), func(envelopeReader) { x.opened = true })
 	if err != nil {
-		x.forget()
-		return err
+		x.close() // the leader may have opened it, and only not have said so
 	}
-	x.rs.edge.mu.Lock()
-	x.opened = true
-	x.rs.edge.mu.Unlock()
-	return nil
+	return r, err
 }
 
 func (x *remoteSubscription) forget() {
