@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -645,5 +646,58 @@ func TestClusterSubscriptionInVain(t *testing.T) {
 		if _, err := s.Subscribe(t.Context(), o); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// A node that has no leader gives its clients nothing more of what it has from an earlier one: that is given to others.
+func TestClusterNodeWithoutALeaderGivesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 2, nil)
+		sub, in := consume(t, c.edges[0].session(), "/queue/q", 1)
+		in.setRefuse(true)
+		p := c.edges[1].session()
+		mustPublish(t, p, "/queue/q", "x")
+		synctest.Wait()
+		c.edges[0].FollowLeader("")
+		_, other := consume(t, p, "/queue/q", 1)
+		other.wait(t, "x")
+		in.setRefuse(false)
+		sub.Resume(nil)
+		if got := in.bodies(); len(got) != 0 {
+			t.Errorf("it gives %v", got)
+		}
+	})
+}
+
+// A node that was paused takes nothing of what lay in its buffers: the leader has given it to others.
+func TestClusterPausedNodeTakesNothingLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 2, nil)
+		_, in := consume(t, c.edges[0].session(), "/queue/q", 1)
+		e := c.edges[0].edge
+		e.echoedMs.Store(time.Now().Add(-time.Minute).UnixMilli())
+		mustPublish(t, c.edges[1].session(), "/queue/q", "x")
+		if d := in.wait(t, "x")[0]; !d.Redelivered() {
+			t.Error("it came by the link that has ended")
+		}
+	})
+}
+
+// What an earlier leader gave and is on its way still, when the next one was told what the client has in hands, does not reach the client:
+// the next one gives it.
+func TestClusterLateDeliveryIsTheNextLeaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 1, nil)
+		s := c.edges[0].session()
+		sub, in := consume(t, s, "/queue/q", 1)
+		e := c.edges[0].edge
+		before := e.link.id
+		e.relink()
+		b := binary.AppendUvarint(binary.AppendUvarint(binary.AppendUvarint(nil, sub.remote.id), 1), 1)
+		m := &Message{To: dest(t, "/queue/q"), Body: []byte("late")}
+		s.remote.stored(before, envelopeReader{b: m.AppendEnvelope(append(b, 0))})
+		c.waitLinked(c.edges[0], true)
+		mustPublish(t, s, "/queue/q", "x")
+		in.wait(t, "x")
 	})
 }

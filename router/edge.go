@@ -173,6 +173,9 @@ func (e *edge) fresh() bool {
 	return e.loaded.Load() && time.Now().UnixMilli()-e.echoedMs.Load() < edgePatience.Milliseconds()
 }
 
+// silent reports whether the leader has not answered for too long.
+func (e *edge) silent(nowMs int64) bool { return nowMs-e.echoedMs.Load() > edgePatience.Milliseconds() }
+
 // connect begins a link to the leader; with the lock held.
 func (e *edge) connect() {
 	if e.leader == "" || e.link != nil {
@@ -226,6 +229,11 @@ func (e *edge) disconnect(cause error) {
 	}
 	for _, rs := range e.sessions {
 		rs.opened = false
+		for _, x := range rs.subs {
+			if x.opened {
+				x.unlink()
+			}
+		}
 	}
 	if e.router.goFunc(func(context.Context) { e.fail(lost, cause) }) { // else stop answers them
 		for _, c := range lost {
@@ -257,7 +265,7 @@ func (e *edge) tick() {
 		switch cause := l.closed(); {
 		case cause != nil:
 			e.disconnect(cause)
-		case now-e.echoedMs.Load() > edgePatience.Milliseconds(), !e.loaded.Load() && now-e.linkedMs > helloPatience.Milliseconds():
+		case e.silent(now), !e.loaded.Load() && now-e.linkedMs > helloPatience.Milliseconds():
 			e.disconnect(errLinkSilent)
 		default:
 			b := binary.AppendUvarint(l.begin(opBeat), uint64(now))
@@ -461,6 +469,11 @@ func (e *edge) arrived(chunk []byte) {
 	id, ok := linkOf(chunk)
 	e.mu.Lock()
 	l := e.link
+	if l != nil && e.silent(time.Now().UnixMilli()) { // the node was paused: the leader has given to others what lay in its buffers
+		e.disconnect(errLinkSilent)
+		e.connect()
+		l = nil
+	}
 	e.mu.Unlock()
 	if !ok || l == nil || l.id != id {
 		return // of a link that has ended

@@ -27,7 +27,7 @@ func (e *edge) reattach(rs *remoteSession) {
 		if !x.opened {
 			continue // who opens it waits for the answer
 		}
-		e.askAgain(rs, x.request(x.inHands()))
+		e.askAgain(rs, x.request(x.inHands(l.id)))
 		if x.started {
 			b := append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodStart))
 			l.end(binary.AppendUvarint(b, x.id))
@@ -140,10 +140,10 @@ func (e *edge) askAgain(rs *remoteSession, payload []byte) {
 
 // inHands lists what the client holds, and what it has settled without an answer: the next leader is asked to settle that again. What
 // the client has not seen the next leader gives again.
-func (x *remoteSubscription) inHands() []uint64 {
+func (x *remoteSubscription) inHands(link uint64) []uint64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.waiting = nil
+	x.waiting, x.asked = nil, link
 	var seqs []uint64
 	for _, d := range x.held {
 		if !d.isOver() {

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type remoteSubscription struct {
 	held    []*Delivery // taken by it, in order; some may be over
 	ready   bool        // the receiver may be given something
 	closed  bool
+	asked   uint64 // the link by which it was asked for again last, noLink while it is not; 0: the first one still
 }
 
 // subscribe opens a subscription at the leader.
@@ -96,6 +98,16 @@ func (x *remoteSubscription) resume(w *outbox.Batch) {
 	}
 }
 
+// noLink is the id of none.
+const noLink = math.MaxUint64
+
+// unlink forgets what the receiver has not taken: its leader, or the next one, gives it again, to whomever.
+func (x *remoteSubscription) unlink() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.waiting, x.asked = nil, noLink
+}
+
 // keep notes what the client has in hands; with the lock held.
 func (x *remoteSubscription) keep(d *Delivery) {
 	if len(x.held) > 2*x.sub.credit+64 {
@@ -136,6 +148,7 @@ func (x *remoteSubscription) deliver(d *Delivery, w *outbox.Batch) {
 	defer x.mu.Unlock()
 	switch {
 	case x.closed: // the leader has it back
+	case x.asked != 0 && x.asked != d.link: // it was on its way when the next leader was told what the client holds: that one gives it
 	case !x.ready || !x.sub.receiver.Stored(d, w):
 		x.ready = false
 		x.waiting = append(x.waiting, d)
