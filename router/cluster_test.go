@@ -701,3 +701,21 @@ func TestClusterLateDeliveryIsTheNextLeaders(t *testing.T) {
 		in.wait(t, "x")
 	})
 }
+
+// A publish that looked for its receivers before its node heard of a durable subscription, and is confirmed after that was, is stored.
+func TestClusterPublishThatASubscriptionOvertakes(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	s := c.edges[0].session()
+	to := dest(t, "/topic/t")
+	rt, err := s.route(t.Context(), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, in := subscribe(t, c.edges[1].session(), SubscribeOptions{Filter: filter(t, "/topic/t"), Durable: "d", Credit: 1})
+	m := &Message{To: to, Body: []byte("x"), Flags: FlagPersistent}
+	s.stamp(m)
+	if _, err := s.storeAll(rt, m, nil); err != nil {
+		t.Fatal(err)
+	}
+	in.wait(t, "x")
+}

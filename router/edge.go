@@ -572,7 +572,8 @@ func (e *edge) resolve(to Address, generation uint64) *route {
 // store has the leader store what is to be stored of m. It reports whether done will hear.
 func (e *edge) store(s *Session, to *route, m *Message, done Done) (bool, error) {
 	if !to.remote && !m.Has(FlagRetain) {
-		if e.fresh() || !m.Has(FlagPersistent) {
+		// What the node has learned since the route was resolved, it may say already that it knows.
+		if !m.Has(FlagPersistent) || e.fresh() && to.generation == e.router.generation() {
 			return false, nil
 		}
 	}
