@@ -103,9 +103,14 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func newSite(t *testing.T, name, listen string, dial []string, remotes ...Remote) *site {
 	t.Helper()
+	return newSiteOn(t, router.NewMemoryStore(), name, listen, dial, remotes...)
+}
+
+func newSiteOn(t *testing.T, store router.Store, name, listen string, dial []string, remotes ...Remote) *site {
+	t.Helper()
 	s := &site{t: t, name: name}
 	var err error
-	if s.router, err = router.New(context.Background(), router.Options{Store: router.NewMemoryStore(), Authorize: router.AllowAll{}, Log: quiet}); err != nil {
+	if s.router, err = router.New(context.Background(), router.Options{Store: store, Authorize: router.AllowAll{}, Log: quiet}); err != nil {
 		t.Fatal(err)
 	}
 	o := jetstream.SiteOptions{Site: name, Listen: listen, Secret: "a shared secret", Log: quiet}
@@ -471,4 +476,46 @@ func TestTopicsAndQueuesCrossAtOnce(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// mute is a store that does not answer appends.
+type mute struct {
+	*router.MemoryStore
+	asked chan struct{}
+}
+
+func (m *mute) OpenLog(ctx context.Context, id router.MailboxID) (router.Log, error) {
+	l, err := m.MemoryStore.OpenLog(ctx, id)
+	return muteLog{l, m.asked}, err
+}
+
+type muteLog struct {
+	router.Log
+	asked chan struct{}
+}
+
+func (l muteLog) Append([]byte, string, router.Done) {
+	select {
+	case l.asked <- struct{}{}:
+	default:
+	}
+}
+
+// A leader that gives up, or has lost the majority, does not wait for its store to answer other sites.
+func TestCloseDoesNotWaitForTheStore(t *testing.T) {
+	queues := filters(t, "/queue/jobs")
+	store := &mute{router.NewMemoryStore(), make(chan struct{}, 1)}
+	berlin := newSiteOn(t, store, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Receive: queues})
+	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Queues: queues})
+	oslo.publish("/queue/jobs", "x")
+	<-store.asked
+	closed := make(chan struct{})
+	var group sync.WaitGroup
+	group.Go(func() { berlin.bridge.Close(); close(closed) })
+	select {
+	case <-closed:
+		group.Wait()
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits")
+	}
 }
