@@ -499,3 +499,19 @@ func TestClusterFencedStoreSendsNothingAgain(t *testing.T) {
 		t.Error("it is stored")
 	}
 }
+
+// A node that has data of its own, and is too slow to say so, is waited for: an empty store would keep its data out.
+func TestClusterWaitsForANodeWithData(t *testing.T) {
+	c := newCluster(t, nil)
+	c.startAll()
+	if err := c.nodes[0].HasDataAndIsSlow(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	s, err := c.nodes[0].OpenStore(ctx)
+	if err == nil {
+		s.Close()
+		t.Error("an empty store is open")
+	}
+}
