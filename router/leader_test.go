@@ -495,3 +495,51 @@ func TestClusterOldOwnerDoesNotWait(t *testing.T) {
 		store.set(func() { store.append = nil })
 	})
 }
+
+// A transaction that waits for the next leader settles what its client has in hands since before that one led.
+func TestClusterTransactionSettlesWhatAnEarlierLeaderGave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 2, nil)
+		s := c.edges[0].session()
+		_, in := consume(t, s, "/queue/in", 1)
+		mustPublish(t, s, "/queue/in", "job")
+		mustPublish(t, s, "/queue/in", "next")
+		d := in.wait(t, "job")[0]
+		c.crash()
+		answer := make(chan error, 1)
+		ms := []*Message{{To: dest(t, "/queue/out"), Body: []byte("done")}}
+		if err := s.Commit(t.Context(), ms, []*Delivery{d}, nil, func(_ Stored, err error, _ *outbox.Batch) { answer <- err }); err != nil {
+			t.Fatal(err)
+		}
+		c.succeed()
+		if err := <-answer; err != nil {
+			t.Fatal(err)
+		}
+		in.wait(t, "job", "next")
+		if n := c.core.depth("/queue/in"); n != 1 {
+			t.Errorf("%d messages are left, want 1", n)
+		}
+	})
+}
+
+// What a transaction that is refused was to settle is in its client's hands still.
+func TestClusterTransactionThatIsRefusedSettlesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 1, func(o *Options) { o.QueuePolicy = func(Address) Policy { return Policy{MaxLength: 1} } })
+		s := c.edges[0].session()
+		_, in := consume(t, s, "/queue/in", 1)
+		mustPublish(t, s, "/queue/in", "job")
+		mustPublish(t, s, "/queue/out", "full")
+		d := in.wait(t, "job")[0]
+		answer := make(chan error, 1)
+		ms := []*Message{{To: dest(t, "/queue/out"), Body: []byte("done")}}
+		if err := s.Commit(t.Context(), ms, []*Delivery{d}, nil, func(_ Stored, err error, _ *outbox.Batch) { answer <- err }); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-answer; ClassOf(err) != Full {
+			t.Fatalf("the transaction: %v", err)
+		}
+		ack(t, d)
+		c.core.waitDepth("/queue/in", 0)
+	})
+}

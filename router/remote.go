@@ -117,15 +117,30 @@ func (e *edge) commit(s *Session, ms []*Message, settle []*Delivery, done Done) 
 	}
 	held := settle[:0:0]
 	for _, d := range settle {
-		if d.remote != nil && atomic.CompareAndSwapUint32(&d.over, inHand, isOver) {
+		if d.remote != nil && atomic.CompareAndSwapUint32(&d.over, inHand, settling) {
 			held = append(held, d)
+		}
+	}
+	pass := func(to uint32) {
+		for _, d := range held {
+			atomic.CompareAndSwapUint32(&d.over, settling, to)
 		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(held)))
 	for _, d := range held {
 		b = binary.AppendUvarint(binary.AppendUvarint(b, d.remote.id), d.Seq)
 	}
-	_, err := e.ask(s.remote, b, false, func(r reply, w *outbox.Batch) { e.published(len(ms), r, done, w) })
+	_, err := e.ask(s.remote, b, false, func(r reply, w *outbox.Batch) {
+		if r.err == nil {
+			pass(isOver)
+		} else {
+			pass(inHand) // the client may settle them again
+		}
+		e.published(len(ms), r, done, w)
+	})
+	if err != nil {
+		pass(inHand)
+	}
 	return err
 }
 

@@ -365,6 +365,7 @@ func (x *shadow) commit(ctx context.Context, q request, w *outbox.Batch) {
 		ms = append(ms, m)
 	}
 	var settle []*Delivery
+	var from []*shadowSubscription // of each
 	for range r.uvarint() {
 		s, seq := x.subs[r.uvarint()], r.uvarint()
 		if r.bad {
@@ -373,11 +374,24 @@ func (x *shadow) commit(ctx context.Context, q request, w *outbox.Batch) {
 		if s == nil {
 			continue
 		}
-		if d := s.take(seq); d != nil {
-			settle = append(settle, d)
+		d := s.inHand(seq)
+		if d == nil {
+			w.Flush()
+			s.awaitAdoption(ctx, seq)
+			d = s.inHand(seq)
+		}
+		if d != nil {
+			settle, from = append(settle, d), append(from, s)
 		}
 	}
-	err := x.session.Commit(ctx, ms, settle, w, func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
+	err := x.session.Commit(ctx, ms, settle, w, func(_ Stored, err error, _ *outbox.Batch) {
+		for i, d := range settle {
+			if err == nil { // else the client has them still
+				from[i].forget(d)
+			}
+		}
+		x.link.answer(q.number, err)
+	})
 	if err != nil {
 		x.link.refuse(q.number, err)
 	}
