@@ -719,3 +719,50 @@ func TestClusterPublishThatASubscriptionOvertakes(t *testing.T) {
 	}
 	in.wait(t, "x")
 }
+
+// gate is a receiver that takes a message when it is opened.
+type gate struct {
+	inbox
+	came, open chan struct{}
+}
+
+func (g *gate) Stored(d *Delivery, w *outbox.Batch) bool {
+	close(g.came)
+	<-g.open
+	return g.inbox.Stored(d, w)
+}
+
+// A front-end takes what it is given under a lock of its own, and tells the router of other things under that lock: where the link
+// changes meanwhile, none of them waits for another for ever.
+func TestClusterLinkChangesWhileAClientIsGivenSomething(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	s := c.edges[0].session()
+	g := &gate{came: make(chan struct{}), open: make(chan struct{})}
+	sub, err := s.Subscribe(t.Context(), SubscribeOptions{Filter: filter(t, "/queue/q"), Receiver: g, Credit: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub.Start(nil)
+	m := &Message{To: dest(t, "/queue/q"), Body: []byte("x")}
+	if _, err := s.Publish(t.Context(), m, nil, func(Stored, error, *outbox.Batch) {}); err != nil { // it is answered behind what is given
+		t.Fatal(err)
+	}
+	<-g.came
+	e := c.edges[0].edge
+	var group sync.WaitGroup
+	defer group.Wait()
+	over := make(chan struct{})
+	group.Go(func() {
+		e.relink()
+		sub.SetCredit(2, nil) // as the front-end would under its lock
+		close(over)
+	})
+	select {
+	case <-over:
+	case <-time.After(10 * time.Second):
+		t.Error("the link does not change while a client is given something")
+	}
+	close(g.open)
+	ack(t, g.wait(t, "x")[0])
+	c.core.waitDepth("/queue/q", 0)
+}
