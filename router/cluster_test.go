@@ -723,11 +723,12 @@ func TestClusterPublishThatASubscriptionOvertakes(t *testing.T) {
 // gate is a receiver that takes a message when it is opened.
 type gate struct {
 	inbox
+	first      sync.Once
 	came, open chan struct{}
 }
 
 func (g *gate) Stored(d *Delivery, w *outbox.Batch) bool {
-	close(g.came)
+	g.first.Do(func() { close(g.came) }) // by the next link it may come again
 	<-g.open
 	return g.inbox.Stored(d, w)
 }
@@ -763,6 +764,54 @@ func TestClusterLinkChangesWhileAClientIsGivenSomething(t *testing.T) {
 		t.Error("the link does not change while a client is given something")
 	}
 	close(g.open)
-	ack(t, g.wait(t, "x")[0])
-	c.core.waitDepth("/queue/q", 0)
+	eventually(t, func() error {
+		if len(g.bodies()) == 0 {
+			return errors.New("nothing came")
+		}
+		return nil
+	})
+}
+
+// gatedHistory takes a message of a history when it is opened.
+type gatedHistory struct {
+	followed
+	came, open chan struct{}
+}
+
+func (g *gatedHistory) Kept(m *Message, seq uint64, w *outbox.Batch) bool {
+	close(g.came)
+	<-g.open
+	return g.followed.Kept(m, seq, w)
+}
+
+func TestClusterLinkChangesWhileAFollowerIsGivenSomething(t *testing.T) {
+	c := startCluster(t, 1, func(o *Options) { o.History = func(Address) (int, time.Duration) { return 10, 0 } })
+	s := c.edges[0].session()
+	mustPublish(t, s, "/topic/room", "x")
+	g := &gatedHistory{came: make(chan struct{}), open: make(chan struct{})}
+	f, _, err := s.Follow(t.Context(), dest(t, "/topic/room"), HistoryStart{Last: 1}, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { f.Start(nil) })
+	<-g.came
+	over := make(chan struct{})
+	group.Go(func() {
+		c.edges[0].edge.relink()
+		close(over)
+	})
+	select {
+	case <-over:
+	case <-time.After(10 * time.Second):
+		t.Error("the link does not change while a follower is given something")
+	}
+	close(g.open)
+	eventually(t, func() error {
+		if got := g.bodies(); len(got) != 1 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
 }

@@ -155,11 +155,9 @@ func (x *remoteSubscription) inHands(link uint64) []uint64 {
 
 // goOn continues behind the last message that came.
 func (x *remoteFollowing) goOn() followCall {
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	c := x.call
-	if x.last > 0 {
-		c.Last, c.SinceMs, c.AfterSeq, c.Epoch = 0, 0, x.last, x.epoch
+	if last := x.last.Load(); last > 0 {
+		c.Last, c.SinceMs, c.AfterSeq, c.Epoch = 0, 0, last, x.epoch
 	}
 	return c
 }
