@@ -75,6 +75,8 @@ type Bridge struct {
 	group   sync.WaitGroup
 	recent  recent
 	Stats   Stats
+
+	turn sync.Mutex // the session publishes for one at a time, and what is sent and what is asked come at once
 }
 
 // Open begins to move messages.
@@ -230,7 +232,7 @@ func (b *Bridge) live(data []byte) {
 	}
 	if err == nil {
 		var w outbox.Batch
-		_, err = b.session.Publish(b.life, m, &w, func(_ router.Stored, err error, _ *outbox.Batch) {
+		_, err = b.publish(m, &w, func(_ router.Stored, err error, _ *outbox.Batch) {
 			if err != nil {
 				b.Stats.NotTaken.Add(1)
 			}
@@ -243,4 +245,10 @@ func (b *Bridge) live(data []byte) {
 		return
 	}
 	b.Stats.Received.Add(1)
+}
+
+func (b *Bridge) publish(m *router.Message, w *outbox.Batch, done router.Done) (pending bool, err error) {
+	b.turn.Lock()
+	defer b.turn.Unlock()
+	return b.session.Publish(b.life, m, w, done)
 }

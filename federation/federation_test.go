@@ -2,6 +2,7 @@ package federation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -102,9 +103,14 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func newSite(t *testing.T, name, listen string, dial []string, remotes ...Remote) *site {
 	t.Helper()
+	return newSiteOn(t, router.NewMemoryStore(), name, listen, dial, remotes...)
+}
+
+func newSiteOn(t *testing.T, store router.Store, name, listen string, dial []string, remotes ...Remote) *site {
+	t.Helper()
 	s := &site{t: t, name: name}
 	var err error
-	if s.router, err = router.New(context.Background(), router.Options{Store: router.NewMemoryStore(), Authorize: router.AllowAll{}, Log: quiet}); err != nil {
+	if s.router, err = router.New(context.Background(), router.Options{Store: store, Authorize: router.AllowAll{}, Log: quiet}); err != nil {
 		t.Fatal(err)
 	}
 	o := jetstream.SiteOptions{Site: name, Listen: listen, Secret: "a shared secret", Log: quiet}
@@ -443,5 +449,73 @@ func TestSitesNeedTheSecret(t *testing.T) {
 	}
 	if _, err := jetstream.OpenSite(jetstream.SiteOptions{Site: "x", Secret: "s", Listen: "0.0.0.0:0", Log: quiet}); err == nil {
 		t.Error("plaintext over the network is not refused")
+	}
+}
+
+// What another site sends and what it asks come at the same time, and the bridge has one session.
+func TestTopicsAndQueuesCrossAtOnce(t *testing.T) {
+	topics, queues := filters(t, "/topic/plant.>"), filters(t, "/queue/jobs")
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Receive: slices.Concat(topics, queues)})
+	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Send: topics, Queues: queues})
+	live, jobs := berlin.subscribe("/topic/plant.>"), berlin.subscribe("/queue/jobs")
+	eventually(t, func() error {
+		oslo.publish("/topic/plant.first", "first")
+		if len(live.all()) == 0 {
+			return errors.New("no link yet")
+		}
+		return nil
+	})
+	const n = 300
+	for i := range n {
+		oslo.publish("/queue/jobs", fmt.Sprint(i))
+		oslo.publish(fmt.Sprint("/topic/plant.", i), fmt.Sprint(i))
+	}
+	eventually(t, func() error {
+		if a, b := len(live.all()), len(jobs.all()); a < n || b != n {
+			return fmt.Errorf("%d and %d of %d came", a, b, n)
+		}
+		return nil
+	})
+}
+
+// mute is a store that does not answer appends.
+type mute struct {
+	*router.MemoryStore
+	asked chan struct{}
+}
+
+func (m *mute) OpenLog(ctx context.Context, id router.MailboxID) (router.Log, error) {
+	l, err := m.MemoryStore.OpenLog(ctx, id)
+	return muteLog{l, m.asked}, err
+}
+
+type muteLog struct {
+	router.Log
+	asked chan struct{}
+}
+
+func (l muteLog) Append([]byte, string, router.Done) {
+	select {
+	case l.asked <- struct{}{}:
+	default:
+	}
+}
+
+// A leader that gives up, or has lost the majority, does not wait for its store to answer other sites.
+func TestCloseDoesNotWaitForTheStore(t *testing.T) {
+	queues := filters(t, "/queue/jobs")
+	store := &mute{router.NewMemoryStore(), make(chan struct{}, 1)}
+	berlin := newSiteOn(t, store, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Receive: queues})
+	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Queues: queues})
+	oslo.publish("/queue/jobs", "x")
+	<-store.asked
+	closed := make(chan struct{})
+	var group sync.WaitGroup
+	group.Go(func() { berlin.bridge.Close(); close(closed) })
+	select {
+	case <-closed:
+		group.Wait()
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits")
 	}
 }

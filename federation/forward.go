@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mqgate/mqgate/router"
@@ -125,7 +125,13 @@ func (b *Bridge) asked(data []byte, answer func([]byte)) {
 		data = data[size+int(n):]
 	}
 	results := make([]string, len(parts))
-	var wait sync.WaitGroup
+	var left atomic.Int32
+	left.Store(int32(len(parts)) + 1) // one is ours: it cannot end before all are begun
+	ended := func() {
+		if left.Add(-1) == 0 {
+			b.answer(results, answer)
+		}
+	}
 	var w outbox.Batch
 	for i, p := range parts {
 		m, r, err := b.decode(p)
@@ -138,33 +144,35 @@ func (b *Bridge) asked(data []byte, answer func([]byte)) {
 		if err != nil {
 			results[i] = err.Error()
 			b.Stats.Refused.Add(1)
+			ended()
 			continue
 		}
-		wait.Add(1)
 		stored := func(_ router.Stored, err error, _ *outbox.Batch) {
 			if err != nil {
 				results[i] = err.Error()
 			}
-			wait.Done()
+			ended()
 		}
-		pending, err := b.session.Publish(b.life, m, &w, stored)
+		pending, err := b.publish(m, &w, stored)
 		if err != nil {
 			results[i] = err.Error()
 		}
 		if !pending {
-			wait.Done()
+			ended()
 		}
 	}
 	w.Flush()
-	b.group.Go(func() {
-		wait.Wait()
-		for _, r := range results {
-			if r == "" {
-				b.Stats.Stored.Add(1)
-			}
+	ended()
+}
+
+// answer tells another site what became of each message that it forwarded: nothing if it is stored.
+func (b *Bridge) answer(results []string, answer func([]byte)) {
+	for _, r := range results {
+		if r == "" {
+			b.Stats.Stored.Add(1)
 		}
-		if text, err := json.Marshal(results); err == nil {
-			answer(text)
-		}
-	})
+	}
+	if text, err := json.Marshal(results); err == nil {
+		answer(text)
+	}
 }

@@ -239,7 +239,7 @@ func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan str
 	if x.rec.User != s.Principal.Name() {
 		return nil, nil, &Error{Op: "connect", Class: Conflict, Text: fmt.Sprintf("the session of client id %q belongs to another user", s.client.id)}
 	}
-	if o.Again && s.Since.UnixMilli() < x.rec.OwnedMs {
+	if s.takenOver() || (s.again || o.Again) && x.ownedAfter(s.Since) { // and neither waits for the one that came after it
 		return nil, nil, ErrTakenOver
 	}
 	if x.free != nil {
@@ -247,6 +247,11 @@ func (d *durables) take(s *Session, o ClaimOptions) (*DurableSession, <-chan str
 	}
 	x.owner, x.free, x.dueMs, x.principal = s, make(chan struct{}), 0, s.Principal
 	return x, nil, nil
+}
+
+// ownedAfter reports whether the last owner, or one that is about to begin, came after a time; with the lock held.
+func (x *DurableSession) ownedAfter(since time.Time) bool {
+	return since.UnixMilli() < x.rec.OwnedMs || x.owner != nil && since.Before(x.owner.Since)
 }
 
 // begin resumes the session or makes a new one, and stores that.
@@ -416,6 +421,17 @@ func (x *DurableSession) Leave(ctx context.Context, o LeaveOptions) error {
 	x.release()
 	d.mu.Unlock()
 	return err
+}
+
+// awaitNode gives the session up where its node has lost its link, and lives: its will and its end wait until the node must have said
+// what has become of the client, as after a change of the leader. The store still has it as connected.
+func (x *DurableSession) awaitNode() {
+	d := x.router.durables
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	x.away(time.Now().Add(gatherWills).UnixMilli(), true)
+	d.schedule(x)
+	x.release()
 }
 
 // leaveAsStored is Leave for a connection whose node says nothing of it, as it may be gone: all is as it was stored last.

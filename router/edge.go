@@ -173,6 +173,9 @@ func (e *edge) fresh() bool {
 	return e.loaded.Load() && time.Now().UnixMilli()-e.echoedMs.Load() < edgePatience.Milliseconds()
 }
 
+// silent reports whether the leader has not answered for too long.
+func (e *edge) silent(nowMs int64) bool { return nowMs-e.echoedMs.Load() > edgePatience.Milliseconds() }
+
 // connect begins a link to the leader; with the lock held.
 func (e *edge) connect() {
 	if e.leader == "" || e.link != nil {
@@ -219,17 +222,25 @@ func (e *edge) disconnect(cause error) {
 	e.link = nil
 	e.loaded.Store(false)
 	var lost []*call
-	for id, c := range e.calls {
+	for _, c := range e.calls {
 		if !c.again {
-			delete(e.calls, id)
-			e.held -= len(c.payload)
 			lost = append(lost, c)
 		}
 	}
 	for _, rs := range e.sessions {
 		rs.opened = false
+		for _, x := range rs.subs {
+			if x.opened {
+				x.unlink()
+			}
+		}
 	}
-	e.router.goFunc(func(context.Context) { e.fail(lost, cause) })
+	if e.router.goFunc(func(context.Context) { e.fail(lost, cause) }) { // else stop answers them
+		for _, c := range lost {
+			delete(e.calls, c.id)
+			e.held -= len(c.payload)
+		}
+	}
 }
 
 // fail answers calls that nobody will.
@@ -254,7 +265,7 @@ func (e *edge) tick() {
 		switch cause := l.closed(); {
 		case cause != nil:
 			e.disconnect(cause)
-		case now-e.echoedMs.Load() > edgePatience.Milliseconds(), !e.loaded.Load() && now-e.linkedMs > helloPatience.Milliseconds():
+		case e.silent(now), !e.loaded.Load() && now-e.linkedMs > helloPatience.Milliseconds():
 			e.disconnect(errLinkSilent)
 		default:
 			b := binary.AppendUvarint(l.begin(opBeat), uint64(now))
@@ -321,16 +332,21 @@ func (e *edge) sayClosed(rs *remoteSession) {
 	if rs.opened && e.link != nil {
 		l := e.link
 		rs.endedOn = l.id
-		var left byte
-		if rs.willLeft {
-			left |= leftWill
-		}
-		if rs.claimed != nil && rs.claimed.Again {
-			left |= leftSession
-		}
-		l.end(append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodClose), left))
+		l.end(append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), rs.closing()...))
 	}
 	rs.opened = false
+}
+
+// closing is methodClose as it is sent.
+func (rs *remoteSession) closing() []byte {
+	var left byte
+	if rs.willLeft {
+		left |= leftWill
+	}
+	if rs.claimed != nil && rs.claimed.Again {
+		left |= leftSession
+	}
+	return []byte{byte(methodClose), left}
 }
 
 // send writes a call; with the lock held and a link.
@@ -374,19 +390,32 @@ func (e *edge) enter(rs *remoteSession, payload []byte, again bool, done func(re
 
 // do sends a call and waits for the answer.
 func (e *edge) do(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
+	return e.doNoting(ctx, rs, payload, nil)
+}
+
+// doNoting is do where something of the leader's consent is to be noted for the next one: under the lock, and before this link can
+// end or another begin, which the caller would hear of too late.
+func (e *edge) doNoting(ctx context.Context, rs *remoteSession, payload []byte, note func(envelopeReader)) (envelopeReader, error) {
 	answers := make(chan reply, 1)
-	id, err := e.ask(rs, payload, false, func(r reply, _ *outbox.Batch) { answers <- r })
+	id, err := e.ask(rs, payload, false, func(r reply, _ *outbox.Batch) {
+		if r.err == nil && note != nil {
+			e.mu.Lock()
+			note(r.body)
+			e.mu.Unlock()
+		}
+		answers <- r
+	})
 	if err != nil {
 		return envelopeReader{}, err
 	}
 	return e.await(ctx, id, answers)
 }
 
-// doClosed is do for a session that has ended: only what is its last word.
+// doClosed is do for a session that has ended: only what is its last word, which another leader may be asked, too.
 func (e *edge) doClosed(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
 	answers := make(chan reply, 1)
 	e.mu.Lock()
-	c, err := e.enter(rs, payload, false, func(r reply, _ *outbox.Batch) { answers <- r })
+	c, err := e.enter(rs, payload, true, func(r reply, _ *outbox.Batch) { answers <- r })
 	if err == nil && e.link != nil {
 		e.send(c)
 	}
@@ -402,7 +431,10 @@ func (e *edge) await(ctx context.Context, id uint64, answers <-chan reply) (enve
 	case r := <-answers:
 		return r.body, r.err
 	case <-ctx.Done():
-		e.take(id)
+		if e.take(id) == nil { // it has come just now
+			r := <-answers
+			return r.body, r.err
+		}
 		return envelopeReader{}, errNoLeader(context.Cause(ctx))
 	}
 }
@@ -437,6 +469,11 @@ func (e *edge) arrived(chunk []byte) {
 	id, ok := linkOf(chunk)
 	e.mu.Lock()
 	l := e.link
+	if l != nil && e.silent(time.Now().UnixMilli()) { // the node was paused: the leader has given to others what lay in its buffers
+		e.disconnect(errLinkSilent)
+		e.connect()
+		l = nil
+	}
 	e.mu.Unlock()
 	if !ok || l == nil || l.id != id {
 		return // of a link that has ended
@@ -535,7 +572,8 @@ func (e *edge) resolve(to Address, generation uint64) *route {
 // store has the leader store what is to be stored of m. It reports whether done will hear.
 func (e *edge) store(s *Session, to *route, m *Message, done Done) (bool, error) {
 	if !to.remote && !m.Has(FlagRetain) {
-		if e.fresh() || !m.Has(FlagPersistent) {
+		// What the node has learned since the route was resolved, it may say already that it knows.
+		if !m.Has(FlagPersistent) || e.fresh() && to.generation == e.router.generation() {
 			return false, nil
 		}
 	}

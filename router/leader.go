@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -210,7 +211,11 @@ func (d *Leader) welcome(id uint64, chunk []byte) *leaderLink {
 		return nil
 	}
 	for _, l := range d.allLinks() {
-		if l.node == hello.Node { // it was restarted, or has lost the link
+		switch {
+		case l.node != hello.Node:
+		case l.boot == hello.Boot:
+			d.drop(l, errLinkAgain)
+		default: // it was restarted
 			d.drop(l, errLinkEnded)
 		}
 	}
@@ -246,11 +251,12 @@ func (d *Leader) drop(l *leaderLink, cause error) {
 	l.write(context.Background())
 	l.close(cause)
 	d.log.Info("a node left", "node", l.node, "cause", cause, "sessions", len(shadows))
+	lives := !errors.Is(cause, errLinkSilent) && !errors.Is(cause, errLinkEnded)
 	places := make(chan struct{}, 64)
 	for _, x := range shadows {
 		if !d.router.goFunc(func(ctx context.Context) {
 			places <- struct{}{}
-			x.lost(ctx)
+			x.lost(ctx, lives)
 			<-places
 		}) {
 			return // the router stops: the next start finds the sessions gone

@@ -411,3 +411,135 @@ func TestClusterPublishesAreGivenUpTogether(t *testing.T) {
 		in.wait(t, "another's", "0")
 	})
 }
+
+// A connection of a client without a session ended while its node had no leader, and the client has a session since, elsewhere: what
+// the node says late of the old connection does not end that.
+func TestClusterLateWordsLeaveALaterSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 2, nil)
+		s := c.edges[0].client("dev")
+		claim(t, s, ClaimOptions{Clean: true, Will: lastWill(t)})
+		c.wires.setCut("n0", true)
+		c.waitLinked(c.edges[0], false)
+		s.Close()
+		time.Sleep(2 * leaderPatience) // the leader publishes the will: it cannot know
+		s2 := c.edges[1].client("dev")
+		d, _ := claim(t, s2, ClaimOptions{Expiry: time.Hour})
+		s2.Close()
+		if err := d.Leave(t.Context(), LeaveOptions{Expiry: time.Hour, State: []byte("kept")}); err != nil {
+			t.Fatal(err)
+		}
+		c.wires.setCut("n0", false)
+		c.waitLinked(c.edges[0], true)
+		time.Sleep(time.Second)
+		if d, present := claim(t, c.edges[1].client("dev"), ClaimOptions{Expiry: time.Hour}); !present || string(d.State()) != "kept" {
+			t.Errorf("the session is lost: present %v", present)
+		}
+	})
+}
+
+// A connection says again, to another leader, that it owns its session, and is taken over before that is looked at: it does not get the
+// session, for which the new owner would have to wait until the old one's node has given it up.
+func TestClusterOldOwnerThatIsTakenOverClaimsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, nil)
+		old := h.client("dev")
+		x, _ := claim(t, old, ClaimOptions{Expiry: time.Hour})
+		old.Close()
+		if err := x.Leave(t.Context(), LeaveOptions{Expiry: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		again, err := h.Connect(SessionOptions{Principal: anyone, ClientID: "dev", ID: old.ID, Since: old.Since, Again: true, Kick: func(error) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond) // no two connections begin at the same time
+		now := h.client("dev")
+		if _, _, err := again.Claim(t.Context(), ClaimOptions{Expiry: time.Hour, Again: true}); !errors.Is(err, ErrTakenOver) {
+			t.Errorf("the old owner's claim says %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, _, err := now.Claim(ctx, ClaimOptions{Expiry: time.Hour}); err != nil {
+			t.Errorf("the new owner waits for it: %v", err)
+		}
+	})
+}
+
+// A claim that is made again does not wait for the owner that came after it, which is about to begin.
+func TestClusterOldOwnerDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, store := startTampered(t, nil)
+		old := h.client("dev")
+		x, _ := claim(t, old, ClaimOptions{Expiry: time.Hour, Will: &Will{Message: lastWill(t).Message, Delay: time.Minute}})
+		leave(t, old, x, time.Hour)
+		again, err := h.Connect(SessionOptions{Principal: anyone, ClientID: "dev", ID: old.ID, Since: old.Since, Again: true, Kick: func(error) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		now := &Session{Principal: anyone, Vhost: DefaultVhost, Since: time.Now(), router: h.Router, client: old.client, kick: func(error) {}}
+		store.set(func() { store.append = func(Log, MailboxID, []byte, string, Done) {} }) // its clean start publishes the will, for a while
+		ended := make(chan struct{})
+		go func() { // ends with the claim
+			defer close(ended)
+			_, _, _ = now.Claim(t.Context(), ClaimOptions{Clean: true, Expiry: time.Hour})
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, _, err := again.Claim(ctx, ClaimOptions{Expiry: time.Hour, Again: true}); !errors.Is(err, ErrTakenOver) {
+			t.Errorf("it waited: %v", err)
+		}
+		<-ended
+		store.set(func() { store.append = nil })
+	})
+}
+
+// A transaction that waits for the next leader settles what its client has in hands since before that one led.
+func TestClusterTransactionSettlesWhatAnEarlierLeaderGave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 2, nil)
+		s := c.edges[0].session()
+		_, in := consume(t, s, "/queue/in", 1)
+		mustPublish(t, s, "/queue/in", "job")
+		mustPublish(t, s, "/queue/in", "next")
+		d := in.wait(t, "job")[0]
+		c.crash()
+		answer := make(chan error, 1)
+		ms := []*Message{{To: dest(t, "/queue/out"), Body: []byte("done")}}
+		if err := s.Commit(t.Context(), ms, []*Delivery{d}, nil, func(_ Stored, err error, _ *outbox.Batch) { answer <- err }); err != nil {
+			t.Fatal(err)
+		}
+		c.succeed()
+		if err := <-answer; err != nil {
+			t.Fatal(err)
+		}
+		in.wait(t, "job", "next")
+		if n := c.core.depth("/queue/in"); n != 1 {
+			t.Errorf("%d messages are left, want 1", n)
+		}
+	})
+}
+
+// What a transaction that is refused was to settle is in its client's hands still.
+func TestClusterTransactionThatIsRefusedSettlesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 1, func(o *Options) { o.QueuePolicy = func(Address) Policy { return Policy{MaxLength: 1} } })
+		s := c.edges[0].session()
+		_, in := consume(t, s, "/queue/in", 1)
+		mustPublish(t, s, "/queue/in", "job")
+		mustPublish(t, s, "/queue/out", "full")
+		d := in.wait(t, "job")[0]
+		answer := make(chan error, 1)
+		ms := []*Message{{To: dest(t, "/queue/out"), Body: []byte("done")}}
+		if err := s.Commit(t.Context(), ms, []*Delivery{d}, nil, func(_ Stored, err error, _ *outbox.Batch) { answer <- err }); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-answer; ClassOf(err) != Full {
+			t.Fatalf("the transaction: %v", err)
+		}
+		ack(t, d)
+		c.core.waitDepth("/queue/in", 0)
+	})
+}

@@ -42,6 +42,7 @@ var (
 	errLinkSilent  = errors.New("the other node is silent")
 	errLinkOverrun = errors.New("the other node does not take what is sent to it")
 	errLinkEnded   = errors.New("the other node ended the link")
+	errLinkAgain   = errors.New("the other node began another link")
 	errLeaseLost   = errors.New("this node does not lead the cluster any more")
 )
 
@@ -63,12 +64,14 @@ type link struct {
 	cause   error // set when it has ended
 	ended   chan struct{}
 
+	turn chan struct{} // has room for one that writes: some write here and now
+
 	got     uint64 // the receiver's
 	heardMs atomic.Int64
 }
 
 func newLink(id uint64, to string, t Transport, run func(func(context.Context)) bool) *link {
-	l := &link{id: id, to: to, transport: t, run: run, ended: make(chan struct{})}
+	l := &link{id: id, to: to, transport: t, run: run, ended: make(chan struct{}), turn: make(chan struct{}, 1)}
 	l.heardMs.Store(time.Now().UnixMilli())
 	return l
 }
@@ -110,8 +113,10 @@ func (l *link) end(b []byte) {
 	}
 }
 
-// write sends until nothing waits.
+// write sends until nothing waits, and what waited is sent.
 func (l *link) write(context.Context) {
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
 	for {
 		l.mu.Lock()
 		if len(l.chunks) == 0 || l.cause != nil {

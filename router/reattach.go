@@ -27,7 +27,7 @@ func (e *edge) reattach(rs *remoteSession) {
 		if !x.opened {
 			continue // who opens it waits for the answer
 		}
-		e.askAgain(rs, x.request(x.inHands()))
+		e.askAgain(rs, x.request(x.inHands(l.id)))
 		if x.started {
 			b := append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodStart))
 			l.end(binary.AppendUvarint(b, x.id))
@@ -43,7 +43,7 @@ func (e *edge) reattach(rs *remoteSession) {
 // lastWords are how a session ended, of which no leader has heard.
 type lastWords struct {
 	leave []byte      // the call; nil: it only ended
-	heard func(error) // hears the answer; nil once its caller has gone
+	heard func(error) // hears the answer; nil: nobody waits for it
 }
 
 // leave tells the leader how the connection ended. Where there is none, or it is lost meanwhile, the next one is told, also when
@@ -88,13 +88,14 @@ func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
 
 // tellEnd has a leader that knows the session hear its last words; with the lock held and a link.
 func (e *edge) tellEnd(rs *remoteSession) {
-	e.sayClosed(rs)
 	w := rs.words
-	if w.leave == nil {
-		e.forgetWords(rs)
-		return
+	last := w.leave
+	if last == nil {
+		last, rs.opened = rs.closing(), false
+	} else {
+		e.sayClosed(rs)
 	}
-	c, err := e.enter(rs, w.leave, false, func(r reply, _ *outbox.Batch) {
+	c, err := e.enter(rs, last, false, func(r reply, _ *outbox.Batch) {
 		if r.lost {
 			return // another leader will be told
 		}
@@ -103,7 +104,9 @@ func (e *edge) tellEnd(rs *remoteSession) {
 			e.forgetWords(rs)
 		}
 		e.mu.Unlock()
-		w.heard(r.err)
+		if w.heard != nil {
+			w.heard(r.err)
+		}
 	})
 	if err == nil {
 		e.send(c)
@@ -137,10 +140,10 @@ func (e *edge) askAgain(rs *remoteSession, payload []byte) {
 
 // inHands lists what the client holds, and what it has settled without an answer: the next leader is asked to settle that again. What
 // the client has not seen the next leader gives again.
-func (x *remoteSubscription) inHands() []uint64 {
+func (x *remoteSubscription) inHands(link uint64) []uint64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.waiting = nil
+	x.waiting, x.asked = nil, link
 	var seqs []uint64
 	for _, d := range x.held {
 		if !d.isOver() {
@@ -152,11 +155,9 @@ func (x *remoteSubscription) inHands() []uint64 {
 
 // goOn continues behind the last message that came.
 func (x *remoteFollowing) goOn() followCall {
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	c := x.call
-	if x.last > 0 {
-		c.Last, c.SinceMs, c.AfterSeq, c.Epoch = 0, 0, x.last, x.epoch
+	if last := x.last.Load(); last > 0 {
+		c.Last, c.SinceMs, c.AfterSeq, c.Epoch = 0, 0, last, x.epoch
 	}
 	return c
 }

@@ -42,10 +42,7 @@ func (rs *remoteSession) claimClient() error {
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
 	// What a call needs is opened before it: the answer tells how that ended.
-	_, err := rs.edge.do(ctx, rs, []byte{byte(methodOpen)})
-	rs.edge.mu.Lock()
-	rs.named = err == nil
-	rs.edge.mu.Unlock()
+	_, err := rs.edge.doNoting(ctx, rs, []byte{byte(methodOpen)}, func(envelopeReader) { rs.named = true })
 	return err
 }
 
@@ -67,8 +64,11 @@ func (rs *remoteSession) close() {
 		return
 	}
 	rs.closed = true
-	if e.link == nil && rs.claimed != nil && !rs.claimed.Again && !rs.willLeft {
-		rs.words = &lastWords{} // else the next leader would publish the will
+	if rs.claimed != nil && !rs.claimed.Again && !rs.willLeft {
+		rs.words = &lastWords{} // a leader that has not heard them would publish the will
+		if e.link != nil {
+			e.tellEnd(rs)
+		}
 		return
 	}
 	e.sayClosed(rs)
@@ -117,15 +117,30 @@ func (e *edge) commit(s *Session, ms []*Message, settle []*Delivery, done Done) 
 	}
 	held := settle[:0:0]
 	for _, d := range settle {
-		if d.remote != nil && atomic.CompareAndSwapUint32(&d.over, inHand, isOver) {
+		if d.remote != nil && atomic.CompareAndSwapUint32(&d.over, inHand, settling) {
 			held = append(held, d)
+		}
+	}
+	pass := func(to uint32) {
+		for _, d := range held {
+			atomic.CompareAndSwapUint32(&d.over, settling, to)
 		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(held)))
 	for _, d := range held {
 		b = binary.AppendUvarint(binary.AppendUvarint(b, d.remote.id), d.Seq)
 	}
-	_, err := e.ask(s.remote, b, false, func(r reply, w *outbox.Batch) { e.published(len(ms), r, done, w) })
+	_, err := e.ask(s.remote, b, false, func(r reply, w *outbox.Batch) {
+		if r.err == nil {
+			pass(isOver)
+		} else {
+			pass(inHand) // the client may settle them again
+		}
+		e.published(len(ms), r, done, w)
+	})
+	if err != nil {
+		pass(inHand)
+	}
 	return err
 }
 
@@ -187,14 +202,13 @@ func (rs *remoteSession) browse(ctx context.Context, b *Browsing, n int) (out []
 func (rs *remoteSession) temporaryQueue(name string) (Address, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
-	if _, err := rs.edge.do(ctx, rs, append([]byte{byte(methodTemporary)}, name...)); err != nil {
+	if _, err := rs.edge.doNoting(ctx, rs, append([]byte{byte(methodTemporary)}, name...), func(envelopeReader) {
+		if !slices.Contains(rs.temps, name) {
+			rs.temps = append(rs.temps, name)
+		}
+	}); err != nil {
 		return Address{}, err
 	}
-	rs.edge.mu.Lock()
-	if !slices.Contains(rs.temps, name) {
-		rs.temps = append(rs.temps, name)
-	}
-	rs.edge.mu.Unlock()
 	return temporaryAddress(rs.session, name)
 }
 
@@ -268,19 +282,19 @@ type remoteDurable struct{ rs *remoteSession }
 // claim has the leader make the session the owner of its client's durable one.
 func (rs *remoteSession) claim(ctx context.Context, o ClaimOptions) (*DurableSession, bool, error) {
 	call := claimCall{Clean: o.Clean, Expiry: o.Expiry, Will: o.Will.call()}
-	r, err := rs.edge.do(ctx, rs, appendJSON([]byte{byte(methodClaim)}, call))
+	var c claimReply
+	var bad error
+	_, err := rs.edge.doNoting(ctx, rs, appendJSON([]byte{byte(methodClaim)}, call), func(r envelopeReader) {
+		if bad = json.Unmarshal(r.b, &c); bad == nil && (c.Exists || o.Will != nil) {
+			call.Clean, call.Again = false, c.Exists // of the next leader only what this one kept is asked
+			rs.claimed = &call
+		}
+	})
 	if err != nil {
 		return nil, false, err
 	}
-	var c claimReply
-	if err := json.Unmarshal(r.b, &c); err != nil {
-		return nil, false, &Error{Op: "connect", Class: Internal, Text: "internal error", Err: err}
-	}
-	if c.Exists || o.Will != nil {
-		call.Clean, call.Again = false, c.Exists // of the next leader only what this one kept is asked
-		rs.edge.mu.Lock()
-		rs.claimed = &call
-		rs.edge.mu.Unlock()
+	if bad != nil {
+		return nil, false, &Error{Op: "connect", Class: Internal, Text: "internal error", Err: bad}
 	}
 	if !c.Exists {
 		return nil, false, nil
@@ -306,8 +320,8 @@ func (d *remoteDurable) receive(receiver Receiver, credit int) (*Subscription, e
 	x := d.rs.addSubscription(sub, methodReceive, subscribeCall{Credit: sub.credit})
 	ctx, cancel := context.WithTimeout(context.Background(), remoteTimeout)
 	defer cancel()
-	r, err := d.rs.edge.do(ctx, d.rs, x.request(nil))
-	if err := x.answered(err); err != nil {
+	r, err := x.open(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if r.byte() == 0 { // there is no inbox yet
@@ -325,6 +339,7 @@ func (d *remoteDurable) receive(receiver Receiver, credit int) (*Subscription, e
 func (rs *remoteSession) publishWill(ctx context.Context, w *Will) error {
 	c := w.call()
 	c.User, c.ClientID, c.Vhost = rs.session.Principal.Name(), rs.session.Principal.ClientID(), rs.session.Vhost
+	// Asked again of another leader, what is stored of it is stored once: it has an id.
 	_, err := rs.edge.doClosed(ctx, rs, appendJSON([]byte{byte(methodWill)}, c))
 	if ClassOf(err) == Unavailable {
 		rs.edge.mu.Lock()

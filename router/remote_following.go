@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mqgate/mqgate/router/outbox"
 )
@@ -21,7 +23,7 @@ type remoteFollowing struct {
 
 	mu      sync.Mutex
 	waiting []keptMessage
-	last    uint64 // sequence that came last
+	last    atomic.Uint64 // sequence that came last; read without the lock, which is held while the receiver is given something
 	ready   bool
 	closed  bool
 	taken   int // since the leader was told
@@ -44,23 +46,18 @@ func (rs *remoteSession) follow(ctx context.Context, topic Address, from History
 		c.SinceMs = from.Since.UnixMilli()
 	}
 	var p HistoryPosition
-	r, err := e.do(ctx, rs, appendJSON([]byte{byte(methodFollow)}, c))
-	if err == nil {
-		err = json.Unmarshal(r.b, &p)
-	}
-	if err != nil {
-		x.forget()
+	var bad error
+	_, err := e.doNoting(ctx, rs, appendJSON([]byte{byte(methodFollow)}, c), func(r envelopeReader) {
+		bad = json.Unmarshal(r.b, &p)
+		x.call, x.epoch, x.opened = c, p.Epoch, bad == nil
+	})
+	if err = errors.Join(err, bad); err != nil {
+		x.close()
 		return nil, p, err
 	}
-	e.mu.Lock()
-	x.call, x.epoch, x.opened = c, p.Epoch, true
-	e.mu.Unlock()
-	x.mu.Lock()
-	x.last = max(x.last, p.Last)
-	if from.Last > 0 || !from.Since.IsZero() || from.Epoch != 0 {
-		x.last = 0 // it may come yet; the first message tells
+	if from == (HistoryStart{}) { // else what was there before may come yet, or has begun to: the messages tell
+		x.last.CompareAndSwap(0, p.Last)
 	}
-	x.mu.Unlock()
 	return f, p, nil
 }
 
@@ -89,7 +86,7 @@ func (rs *remoteSession) history(kind event, r envelopeReader) {
 		return
 	}
 	x.mu.Lock()
-	x.last = seq
+	x.last.Store(seq)
 	x.waiting = append(x.waiting, keptMessage{seq: seq, m: m})
 	n := x.pump(&rs.edge.wakes)
 	x.mu.Unlock()

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -22,19 +23,24 @@ type remoteSubscription struct {
 	opened  bool // the leader said yes; under the edge's lock
 	started bool // as is this
 
+	// turn is for who gives the receiver something: that has locks of its own, under which front-ends speak with the router, so none of
+	// ours may be held meanwhile.
+	turn sync.Mutex
+
 	mu      sync.Mutex
 	waiting []*Delivery // given by the leader, not yet taken by the receiver; the credit bounds it
 	held    []*Delivery // taken by it, in order; some may be over
 	ready   bool        // the receiver may be given something
 	closed  bool
+	asked   uint64 // the link by which it was asked for again last, noLink while it is not; 0: the first one still
 }
 
 // subscribe opens a subscription at the leader.
 func (rs *remoteSession) subscribe(ctx context.Context, sub *Subscription, o SubscribeOptions) error {
 	x := rs.addSubscription(sub, methodSubscribe, subscribeCall{Filter: wireOf(o.Filter), Credit: sub.credit, NoLocal: o.NoLocal,
 		Selector: selectorText(o.Selector), Durable: o.Durable, Group: sub.group, Alone: sub.exclusive})
-	_, err := rs.edge.do(ctx, rs, x.request(nil))
-	return x.answered(err)
+	_, err := x.open(ctx)
+	return err
 }
 
 func (rs *remoteSession) addSubscription(sub *Subscription, m method, c subscribeCall) *remoteSubscription {
@@ -56,16 +62,13 @@ func (x *remoteSubscription) request(held []uint64) []byte {
 	return appendJSON([]byte{byte(x.method)}, c)
 }
 
-// answered notes whether the leader opened the subscription.
-func (x *remoteSubscription) answered(err error) error {
+// open has the leader open the subscription.
+func (x *remoteSubscription) open(ctx context.Context) (envelopeReader, error) {
+	r, err := x.rs.edge.doNoting(ctx, x.rs, x.request(nil), func(envelopeReader) { x.opened = true })
 	if err != nil {
-		x.forget()
-		return err
+		x.close() // the leader may have opened it, and only not have said so
 	}
-	x.rs.edge.mu.Lock()
-	x.opened = true
-	x.rs.edge.mu.Unlock()
-	return nil
+	return r, err
 }
 
 func (x *remoteSubscription) forget() {
@@ -85,18 +88,53 @@ func (x *remoteSubscription) start(w *outbox.Batch) {
 
 // resume gives the receiver what waits.
 func (x *remoteSubscription) resume(w *outbox.Batch) {
+	x.turn.Lock()
+	defer x.turn.Unlock()
+	for d := x.next(); d != nil; d = x.next() {
+		if !x.give(d, w) {
+			return
+		}
+	}
+}
+
+// next returns what waits first, and counts it as in the client's hands; nil if nothing waits.
+func (x *remoteSubscription) next() *Delivery {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.ready = true
-	for len(x.waiting) > 0 && !x.closed {
-		if !x.sub.receiver.Stored(x.waiting[0], w) {
-			x.ready = false
-			return
-		}
-		x.keep(x.waiting[0])
-		x.waiting[0] = nil
-		x.waiting = x.waiting[1:]
+	if len(x.waiting) == 0 || x.closed {
+		return nil
 	}
+	d := x.waiting[0]
+	x.waiting[0] = nil
+	x.waiting = x.waiting[1:]
+	x.keep(d)
+	return d
+}
+
+// give has the receiver take what counts as in its client's hands, and reports whether it did; with the turn.
+func (x *remoteSubscription) give(d *Delivery, w *outbox.Batch) bool {
+	if x.sub.receiver.Stored(d, w) {
+		return true
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.ready = false
+	x.held = slices.DeleteFunc(x.held, func(h *Delivery) bool { return h == d })
+	if !x.closed && x.asked != noLink { // else its leader, or the next one, gives it again
+		x.waiting = slices.Insert(x.waiting, 0, d)
+	}
+	return false
+}
+
+// noLink is the id of none.
+const noLink = math.MaxUint64
+
+// unlink forgets what the receiver has not taken: its leader, or the next one, gives it again, to whomever.
+func (x *remoteSubscription) unlink() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.waiting, x.asked = nil, noLink
 }
 
 // keep notes what the client has in hands; with the lock held.
@@ -135,17 +173,27 @@ func (x *remoteSubscription) pass(d *Delivery, upTo bool, from, to uint32) {
 
 // deliver takes what the leader gives.
 func (x *remoteSubscription) deliver(d *Delivery, w *outbox.Batch) {
+	x.turn.Lock()
+	defer x.turn.Unlock()
+	if x.admit(d) && x.give(d, w) {
+		x.rs.edge.router.Stats.Delivered.Add(1)
+	}
+}
+
+// admit reports whether the receiver is to be given d now, which counts as in its client's hands then.
+func (x *remoteSubscription) admit(d *Delivery) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {
 	case x.closed: // the leader has it back
-	case !x.ready || !x.sub.receiver.Stored(d, w):
-		x.ready = false
+	case x.asked != 0 && x.asked != d.link: // it was on its way when the next leader was told what the client holds: that one gives it
+	case !x.ready:
 		x.waiting = append(x.waiting, d)
 	default:
 		x.keep(d)
-		x.rs.edge.router.Stats.Delivered.Add(1)
+		return true
 	}
+	return false
 }
 
 // giveBack has the leader give what a member of a live group has not acknowledged to others, when the member has left.

@@ -367,6 +367,9 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 		}
 		return s, nil
 	}
+	if old != nil && old.ID == s.ID {
+		old.awaitNode() // its node has another link
+	}
 	if old != nil {
 		// The old connection closes before the new one may subscribe.
 		old.kick(ErrTakenOver)

@@ -289,6 +289,13 @@ func (s *Session) forget(sub *Subscription) bool {
 	return ok
 }
 
+// takenOver reports whether the session has ended: to one that claims, another connection of its client has come.
+func (s *Session) takenOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
 // Unbind ends a durable subscription for good: its binding and what its inbox
 // holds are deleted. The session's own active one is closed first.
 func (s *Session) Unbind(ctx context.Context, durable string, w *outbox.Batch) error {

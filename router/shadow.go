@@ -22,6 +22,7 @@ type shadow struct {
 	running  bool
 	closed   bool // the link was lost: nothing more is done
 	left     bool // to another leader
+	awaited  bool // the node lives, and says on another link what has become of the client
 
 	// The rest is run's, but for held.
 	session *Session
@@ -87,10 +88,11 @@ func (x *shadow) run(ctx context.Context) {
 	}
 }
 
-// lost ends the session of an edge that is gone, as if its connection had broken.
-func (x *shadow) lost(ctx context.Context) {
+// lost ends the session of an edge that is gone, as if its connection had broken; of one that lives and has only lost its link, what
+// is to be done then waits for its word.
+func (x *shadow) lost(ctx context.Context, lives bool) {
 	x.mu.Lock()
-	x.closed = true
+	x.closed, x.awaited = true, lives
 	running := x.running
 	x.mu.Unlock()
 	if !running { // else run does it
@@ -103,6 +105,10 @@ func (x *shadow) end(ctx context.Context) {
 		return
 	}
 	r := x.session.router
+	if x.awaited {
+		x.will = nil
+		x.session.awaitNode()
+	}
 	if x.durable == nil && x.will != nil { // before Close forgets it
 		if err := x.session.PublishWill(ctx, x.will); err != nil && ctx.Err() == nil {
 			r.log.Warn("the will of a lost node's client could not be published", "error", err)
@@ -112,6 +118,10 @@ func (x *shadow) end(ctx context.Context) {
 	x.session.Close()
 	if d := x.durable; d != nil {
 		x.durable = nil
+		if x.awaited {
+			d.awaitNode()
+			return
+		}
 		ctx, cancel := context.WithTimeout(ctx, shadowPatience)
 		defer cancel()
 		if err := d.leaveAsStored(ctx, true); err != nil && ctx.Err() == nil {
@@ -170,6 +180,7 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 		x.durable.Save(r.rest(), func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
 	case methodClose:
 		x.close(ctx, r, w)
+		x.link.reply(q.number, nil)
 	default:
 		x.wait(ctx, q, w)
 	}
@@ -354,6 +365,7 @@ func (x *shadow) commit(ctx context.Context, q request, w *outbox.Batch) {
 		ms = append(ms, m)
 	}
 	var settle []*Delivery
+	var from []*shadowSubscription // of each
 	for range r.uvarint() {
 		s, seq := x.subs[r.uvarint()], r.uvarint()
 		if r.bad {
@@ -362,11 +374,24 @@ func (x *shadow) commit(ctx context.Context, q request, w *outbox.Batch) {
 		if s == nil {
 			continue
 		}
-		if d := s.take(seq); d != nil {
-			settle = append(settle, d)
+		d := s.inHand(seq)
+		if d == nil {
+			w.Flush()
+			s.awaitAdoption(ctx, seq)
+			d = s.inHand(seq)
+		}
+		if d != nil {
+			settle, from = append(settle, d), append(from, s)
 		}
 	}
-	err := x.session.Commit(ctx, ms, settle, w, func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
+	err := x.session.Commit(ctx, ms, settle, w, func(_ Stored, err error, _ *outbox.Batch) {
+		for i, d := range settle {
+			if err == nil { // else the client has them still
+				from[i].forget(d)
+			}
+		}
+		x.link.answer(q.number, err)
+	})
 	if err != nil {
 		x.link.refuse(q.number, err)
 	}

@@ -76,6 +76,27 @@ func (s *shadowSubscription) hold(d *Delivery) {
 	s.order = append(s.order, g)
 }
 
+// inHand returns a delivery that the edge has; nil: it has not.
+func (s *shadowSubscription) inHand(seq uint64) *Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held[seq].d
+}
+
+// awaitAdoption returns once a message that the client has from another leader is loaded, or is known to be settled. What its session
+// does next waits.
+func (s *shadowSubscription) awaitAdoption(ctx context.Context, seq uint64) {
+	loaded := make(chan struct{})
+	if s.sub.box == nil || !s.sub.box.whenAdopted(seq, func() { close(loaded) }) {
+		return
+	}
+	select {
+	case <-loaded:
+	case <-time.After(shadowPatience):
+	case <-ctx.Done():
+	}
+}
+
 // take returns a delivery that the edge has, which is settled now.
 func (s *shadowSubscription) take(seq uint64) *Delivery {
 	s.mu.Lock()
@@ -83,6 +104,15 @@ func (s *shadowSubscription) take(seq uint64) *Delivery {
 	g := s.held[seq]
 	delete(s.held, seq)
 	return g.d
+}
+
+// forget is take for a delivery that has been settled; the message may have been given again.
+func (s *shadowSubscription) forget(d *Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[d.Seq].d == d {
+		delete(s.held, d.Seq)
+	}
 }
 
 // takeUpTo is take for a cumulative acknowledgement, which settles what was given before as well.

@@ -139,6 +139,13 @@ func (s *Session) postponeWill() {
 	}
 }
 
+// awaitNode has the stored will wait until the session's node must have said what has become of the client.
+func (s *Session) awaitNode() {
+	if x := s.takeWill(); x != nil {
+		x.awaitNode()
+	}
+}
+
 // postpone has the will tried again soon; with the lock held.
 func (x *DurableSession) postpone() {
 	x.rec.Online, x.rec.WillAtMs = false, time.Now().UnixMilli()+retryMs

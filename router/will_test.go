@@ -361,3 +361,85 @@ func TestClusterWillIsTriedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A link breaks, and the node makes another: that says nothing of its clients. Whoever is still connected has no will published, nor has
+// who parted just then; the will of who was lost just then is published once.
+func TestClusterWillOutlivesTheLink(t *testing.T) {
+	breaks := map[string]func(c *testCluster, f func()){
+		"what the node says is lost": func(c *testCluster, f func()) {
+			c.wires.setCut("n0", true)
+			f()
+			c.wires.setCut("n0", false)
+		},
+		"the node begins another link": func(c *testCluster, f func()) {
+			e := c.edges[0].edge
+			c.wires.setCut("n0", true)
+			f()
+			c.wires.setCut("n0", false)
+			e.mu.Lock()
+			e.disconnect(errLinkGap)
+			e.connect()
+			e.mu.Unlock()
+		},
+	}
+	clients := []struct {
+		name  string
+		will  bool // it did not say goodbye
+		ends  bool
+		wills int
+	}{
+		{name: "stays"},
+		{name: "parts", ends: true},
+		{name: "is lost", ends: true, will: true, wills: 1},
+	}
+	for how, breaks := range breaks {
+		for _, x := range clients {
+			for _, expiry := range []time.Duration{0, time.Hour} {
+				t.Run(fmt.Sprintf("%s, its client %s, expiry=%v", how, x.name, expiry), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						c := startCluster(t, 2, nil)
+						s, w := c.edges[0].client("dev"), lastWill(t)
+						d, _ := claim(t, s, ClaimOptions{Clean: expiry == 0, Expiry: expiry, Will: w})
+						ended := make(chan struct{})
+						breaks(c, func() {
+							go func() { // ends with the answers
+								defer close(ended)
+								if !x.ends {
+									return
+								}
+								if x.will && d == nil {
+									if err := s.PublishWill(context.Background(), w); err != nil {
+										t.Log(err)
+									}
+								}
+								s.Close()
+								if d != nil {
+									if err := d.Leave(context.Background(), LeaveOptions{Expiry: expiry, Will: x.will}); err != nil {
+										t.Log(err)
+									}
+								}
+							}()
+							time.Sleep(2 * beatEvery)
+						})
+						<-ended
+						c.expectWills(x.wills)
+						left := 0
+						if !x.ends || expiry > 0 {
+							left = 1
+						}
+						if n := c.storedSessions(); n != left {
+							t.Errorf("%d records are stored, want %d", n, left)
+						}
+						if e := c.edges[0].edge; x.ends {
+							e.mu.Lock()
+							if len(e.sessions) != 0 || e.held != 0 {
+								t.Errorf("%d sessions and %d bytes are left at the edge", len(e.sessions), e.held)
+							}
+							e.mu.Unlock()
+						}
+					})
+				})
+			}
+		}
+	}
+}

@@ -17,6 +17,7 @@ type wires struct {
 	receivers map[string]chan []byte
 	cut       map[string]bool // addresses that get nothing and, by prefix of their sends, send nothing
 	interests map[*wireInterest]struct{}
+	heard     func(address string) // is called after each receiver's chunk
 	group     sync.WaitGroup
 }
 
@@ -53,6 +54,12 @@ func (p port) Listen(address string, receive func([]byte)) (func(), error) {
 	p.w.group.Go(func() {
 		for b := range c {
 			receive(b)
+			p.w.mu.Lock()
+			heard := p.w.heard
+			p.w.mu.Unlock()
+			if heard != nil {
+				heard(address)
+			}
 		}
 	})
 	return func() {

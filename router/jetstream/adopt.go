@@ -109,8 +109,8 @@ func (n *Node) adopt(ctx context.Context, c *nats.Conn) error {
 	if err == nil {
 		return unavailable(fmt.Errorf("%w: %s", errElsewhere, m.Data))
 	}
-	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) {
-		return nil
+	if errors.Is(err, nats.ErrNoResponders) {
+		return nil // who has data of its own and is slow is there, and is waited for
 	}
 	return unavailable(fmt.Errorf("ask for data of other nodes: %w", err))
 }

@@ -87,6 +87,8 @@ func (s *Store) Node() *Node { return s.node }
 // node has it. It is set before the store is used.
 func (s *Store) Fence(valid func() bool) { s.fence = valid }
 
+func (s *Store) fenced() bool { return s.fence != nil && !s.fence() }
+
 var errFenced = errors.New("another node leads the cluster now")
 
 func (s *Store) connect() error {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mqgate/mqgate/router"
 	"github.com/mqgate/mqgate/router/jetstream"
+	"github.com/mqgate/mqgate/router/outbox"
 )
 
 // cluster is some nodes in this process.
@@ -459,5 +460,58 @@ func TestClusterNeedsSecretAndEncryption(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// A leader whose lease ends while its appends are under way does not send them again: behind what the next leader has stored they
+// would be stored after all, and a record of before replace that one's.
+func TestClusterFencedStoreSendsNothingAgain(t *testing.T) {
+	c := newCluster(t, nil)
+	c.startAll()
+	old, now := c.open(0), c.open(1)
+	defer old.Close()
+	defer now.Close()
+	id := router.MailboxID{Kind: router.KindQueueBox, Vhost: "/", Name: "q"}
+	logOf := func(s *jetstream.Store) router.Log {
+		l, err := s.OpenLog(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	late, l := logOf(old), logOf(now)
+	saved := make(chan error, 1)
+	l.SaveRecord([]byte("now"), func(_ router.Stored, err error, _ *outbox.Batch) { saved <- err })
+	if err := <-saved; err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	old.Fence(func() bool { return asked.Add(1) <= 2 }) // as the append comes, and as it is sent first
+	var stored atomic.Bool
+	late.SaveRecord([]byte("before"), func(_ router.Stored, err error, _ *outbox.Batch) { stored.Store(err == nil) })
+	within(t, 30*time.Second, func() error {
+		if asked.Load() < 4 && !stored.Load() {
+			return fmt.Errorf("asked %d times", asked.Load())
+		}
+		return nil
+	})
+	if stored.Load() {
+		t.Error("it is stored")
+	}
+}
+
+// A node that has data of its own, and is too slow to say so, is waited for: an empty store would keep its data out.
+func TestClusterWaitsForANodeWithData(t *testing.T) {
+	c := newCluster(t, nil)
+	c.startAll()
+	if err := c.nodes[0].HasDataAndIsSlow(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	s, err := c.nodes[0].OpenStore(ctx)
+	if err == nil {
+		s.Close()
+		t.Error("an empty store is open")
 	}
 }

@@ -27,3 +27,14 @@ func (n *Node) Routes() int { return n.server.NumRoutes() }
 
 // Flush waits until the server knows every interest.
 func (c *Carrier) Flush() error { return c.conn.Flush() }
+
+// HasDataAndIsSlow stands for a node that has data of its own and does not answer in time who asks for such.
+func (n *Node) HasDataAndIsSlow() error {
+	c, err := n.dial("test")
+	if err != nil {
+		return err
+	}
+	n.claim = c
+	_, err = c.SubscribeSync(adoptAsk)
+	return errors.Join(err, c.Flush())
+}

@@ -76,7 +76,7 @@ func (l *mailboxLog) Append(envelope []byte, dedupID string, done router.Done) {
 
 // publish sends one message; done hears when it is as durable as promised.
 func (st *stream) publish(subject string, h nats.Header, data []byte, done router.Done) {
-	if f := st.store.fence; f != nil && !f() {
+	if st.store.fenced() {
 		st.store.answer(done, unavailable(errFenced))
 		return
 	}
@@ -92,8 +92,12 @@ func (st *stream) publish(subject string, h nats.Header, data []byte, done route
 	}
 }
 
-// send implements laneStream, as do end and message.
+// send implements laneStream, as do end and message. What waited in the lane, or is sent again, is fenced, too: behind what another
+// leader has stored meanwhile it would be stored after all.
 func (st *stream) send(subject string, h nats.Header, data [][]byte, answered func(router.Stored, error, *outbox.Batch)) error {
+	if st.store.fenced() {
+		return unavailable(errFenced)
+	}
 	if len(data) == 1 {
 		return st.store.pub.publish(subject, h, data[0], answered)
 	}
