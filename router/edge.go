@@ -372,10 +372,20 @@ func (e *edge) enter(rs *remoteSession, payload []byte, again bool, done func(re
 	return c, nil
 }
 
-// do sends a call and waits for the answer.
+// do sends a call and waits for the answer; if the leader is lost before it, for the next one's. A client that comes in the
+// seconds before the loss is noticed waits as one does that comes after: refused, many client programs would not try again.
 func (e *edge) do(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
+	return e.doAs(ctx, rs, payload, true)
+}
+
+// doOnce is do for what may not be asked twice.
+func (e *edge) doOnce(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
+	return e.doAs(ctx, rs, payload, false)
+}
+
+func (e *edge) doAs(ctx context.Context, rs *remoteSession, payload []byte, again bool) (envelopeReader, error) {
 	answers := make(chan reply, 1)
-	id, err := e.ask(rs, payload, false, func(r reply, _ *outbox.Batch) { answers <- r })
+	id, err := e.ask(rs, payload, again, func(r reply, _ *outbox.Batch) { answers <- r })
 	if err != nil {
 		return envelopeReader{}, err
 	}
