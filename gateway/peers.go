@@ -61,9 +61,10 @@ func (g *Gateway) cluster(ctx context.Context) (admin.Cluster, error) {
 		}
 		out.Nodes = append(out.Nodes, n)
 	}
-	// Without a majority there is no list of streams; the nodes' checks say so.
 	if streams, err := g.peers.status.Streams(ctx); err == nil {
 		out.Streams = streamViews(streams)
+	} else { // while the nodes elect, and without a majority
+		out.StreamsProblem = err.Error()
 	}
 	if !g.node.External() { // else others than these nodes have the replicas
 		out.Nodes = append(out.Nodes, silentNodes(out)...)
@@ -86,7 +87,7 @@ func streamViews(streams []jetstream.StreamStatus) []admin.Stream {
 	return out
 }
 
-// silentNodes are those that keep replicas and did not answer.
+// silentNodes are those that keep replicas or lead, and did not answer.
 func silentNodes(c admin.Cluster) (silent []admin.Node) {
 	known := map[string]bool{}
 	for _, n := range c.Nodes {
@@ -98,6 +99,7 @@ func silentNodes(c admin.Cluster) (silent []admin.Node) {
 			silent = append(silent, admin.Node{Name: name})
 		}
 	}
+	note(c.Leader)
 	for _, s := range c.Streams {
 		note(s.Leader)
 		for _, r := range s.Replicas {

@@ -24,6 +24,14 @@ func TestNodesThatDoNotAnswerAreListed(t *testing.T) {
 	}
 }
 
+// While nobody knows yet that the leader has died there may be no list of streams to find it in.
+func TestALeaderThatDoesNotAnswerIsListed(t *testing.T) {
+	got := silentNodes(admin.Cluster{Leader: "b", Nodes: []admin.Node{{Name: "a", Reachable: true}}})
+	if len(got) != 1 || got[0].Name != "b" || got[0].Reachable {
+		t.Errorf("silent nodes %+v", got)
+	}
+}
+
 // A node answers for itself among the others, and the leader is marked.
 func TestClusterHasTheNodesAnswers(t *testing.T) {
 	g := open(t, load(t, "node_name=a"))

@@ -126,7 +126,7 @@ func TestExample(t *testing.T) {
 		return nil
 	})
 	harness.Eventually(t, time.Minute, func() error {
-		if code, text := status(); code != 3 || !strings.Contains(text, "not ready: n2") || !strings.Contains(text, "replica on n2 is ") {
+		if code, text := status(); code != 3 || !strings.Contains(text, "not ready: n2") || !strings.Contains(text, "n2: ") {
 			return errorf("mqgate cluster status without n2: %d %s", code, text)
 		}
 		return nil
