@@ -35,6 +35,7 @@ func TestALeaderThatDoesNotAnswerIsListed(t *testing.T) {
 // A node answers for itself among the others, and the leader is marked.
 func TestClusterHasTheNodesAnswers(t *testing.T) {
 	g := open(t, load(t, "node_name=a"))
+	g.cfg.Cluster.Listen = "10.0.0.1:6222"
 	run(t, g)
 	n, err := jetstream.StartNode(jetstream.Options{Dir: t.TempDir(), NodeName: "a", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -51,7 +52,7 @@ func TestClusterHasTheNodesAnswers(t *testing.T) {
 	if c.Leader != "a" || c.LeaseAge != 300*time.Millisecond || len(c.Nodes) != 1 {
 		t.Fatalf("cluster %+v", c)
 	}
-	if a := c.Nodes[0]; !a.Leader || !a.Reachable || a.Version != "test" || a.Connections["stomp"] != 0 || len(a.Checks) < 4 {
+	if a := c.Nodes[0]; !a.Leader || !a.Reachable || a.Version != "test" || a.Address != "10.0.0.1:6222" || a.Connections["stomp"] != 0 || len(a.Checks) < 4 {
 		t.Errorf("node %+v", a)
 	}
 	g.peers.status.Close()
