@@ -16,7 +16,7 @@ type serverLog struct {
 	fatal chan string // gets what keeps the server from starting
 
 	mu   sync.Mutex
-	last map[string]time.Time // when a stranger was told of
+	last map[string]time.Time // when somebody was told of
 }
 
 const (
@@ -52,6 +52,21 @@ func (l *serverLog) strange(text string) bool {
 	}
 	return true
 }
+
+// namesakes tells of nodes with one name, and reports whether the text speaks of that, or of a connection that ended for it.
+func (l *serverLog) namesakes(text string) bool {
+	m := namesake.FindStringSubmatch(text)
+	if m == nil {
+		return strings.Contains(text, "processRemoteSub Parse Error") // what still comes over a route that is being closed
+	}
+	if l.due(m[1]) {
+		l.log.Error("two nodes have the same name, and one of them is refused: node_name must differ", "node_name", m[1])
+	}
+	return true
+}
+
+// namesake is what the server says of a node with the name of another, several times a second.
+var namesake = regexp.MustCompile(`Remote server has a duplicate name: "(.*)"`)
 
 // due reports whether it is time to tell of something again.
 func (l *serverLog) due(what string) bool {
@@ -95,7 +110,7 @@ func (l *serverLog) Fatalf(f string, v ...any) {
 func (l *serverLog) Errorf(f string, v ...any) {
 	text := fmt.Sprintf(f, v...)
 	switch {
-	case l.strange(text):
+	case l.strange(text), l.namesakes(text):
 		return
 	case strings.HasPrefix(f, "Error trying to connect to route"):
 		// A node is away, or cluster.join is wrong: the address is in the error. The server reports the first attempt of many.

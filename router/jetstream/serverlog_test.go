@@ -33,3 +33,16 @@ func TestStrangersAreToldOfByTheKey(t *testing.T) {
 		}
 	}
 }
+
+// So are nodes with one name, which are machines with one host name where node_name is not set.
+func TestNamesakesAreToldOfByTheKey(t *testing.T) {
+	var out bytes.Buffer
+	l := newServerLog(slog.New(slog.NewTextHandler(&out, nil)))
+	for range 3 {
+		l.Errorf("%s", `127.0.0.1:45074 - rid:16 - Remote server has a duplicate name: "n2"`)
+		l.Errorf("%s", `127.0.0.1:45074 - rid:16 - processRemoteSub Parse Error: 'R $SYS.SERVER.*.SHUTDOWN'`)
+	}
+	if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), "node_name must differ") || !strings.Contains(out.String(), "node_name=n2") {
+		t.Errorf("%d lines:\n%s", n, out.String())
+	}
+}
