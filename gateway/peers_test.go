@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"github.com/mqgate/mqgate/gateway/admin"
 	"github.com/mqgate/mqgate/router/jetstream"
 )
@@ -56,4 +58,31 @@ func TestClusterHasTheNodesAnswers(t *testing.T) {
 		t.Errorf("node %+v", a)
 	}
 	g.peers.status.Close()
+}
+
+// Gateways on a NATS that is one server are several nodes, and have no replicas to tell of. When that NATS is away, a node tells
+// of itself, and that the store cannot be looked at.
+func TestClusterOnExternalNATS(t *testing.T) {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	stop := func() { s.Shutdown(); s.WaitForShutdown() }
+	t.Cleanup(stop)
+	if !s.ReadyForConnections(time.Minute) {
+		t.Fatal("NATS is not ready")
+	}
+	g := open(t, load(t, "node_name=a", "nats.url=nats://"+s.Addr().String()))
+	run(t, g)
+	awaitReady(t, g, "")
+	c, err := g.cluster(t.Context())
+	if err != nil || c.Name == "" || len(c.Streams) != 0 || c.StreamsProblem != "" || len(c.Nodes) != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	stop()
+	awaitReady(t, g, "nats.url")
+	if c, err := g.cluster(t.Context()); err != nil || c.StreamsProblem == "" || len(c.Nodes) != 1 || c.Nodes[0].Ready {
+		t.Errorf("without NATS: %+v, %v", c, err)
+	}
 }
