@@ -203,13 +203,18 @@ func (m *member) Eligible() bool {
 // Follow has the edge ask who leads now.
 func (m *member) Follow(node, address string, majority bool) {
 	m.mu.Lock()
-	if node == "" && m.leader != "" {
+	before := m.leader
+	if node == "" && before != "" {
 		m.leaderless = time.Now()
 	}
 	m.leader, m.majority = node, majority
 	m.met = m.met && majority
 	m.mu.Unlock()
-	m.g.log.Info("leader of the cluster", "leader", node, "majority", majority)
+	if node == "" && before != "" && m.life.Err() == nil && !m.g.draining() { // whoever reads only warnings has seen why clients waited
+		m.g.log.Warn("the leader of the cluster is gone, or out of reach; what is to be stored waits for the next one", "leader", before, "majority", majority)
+	} else {
+		m.g.log.Info("leader of the cluster", "leader", node, "majority", majority)
+	}
 	hold := holdElecting
 	if !majority {
 		hold = holdAlone

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,7 +74,11 @@ func TestClusterOnExternalNATS(t *testing.T) {
 	if !s.ReadyForConnections(time.Minute) {
 		t.Fatal("NATS is not ready")
 	}
-	g := open(t, load(t, "node_name=a", "nats.url=nats://"+s.Addr().String()))
+	var log lockedBuffer
+	g, err := New(load(t, "node_name=a", "nats.url=nats://"+s.Addr().String()), Deps{Log: slog.New(slog.NewTextHandler(&log, nil)), Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	run(t, g)
 	awaitReady(t, g, "")
 	c, err := g.cluster(t.Context())
@@ -84,5 +89,11 @@ func TestClusterOnExternalNATS(t *testing.T) {
 	awaitReady(t, g, "nats.url")
 	if c, err := g.cluster(t.Context()); err != nil || c.StreamsProblem == "" || len(c.Nodes) != 1 || c.Nodes[0].Ready {
 		t.Errorf("without NATS: %+v, %v", c, err)
+	}
+	const gone = `level=WARN msg="the leader of the cluster is gone, or out of reach`
+	for end := time.Now().Add(time.Minute); !strings.Contains(log.String(), gone); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the log has no warning that the leader is gone:\n%s", log.String())
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -93,7 +94,25 @@ func (l *serverLog) Warnf(f string, v ...any) {
 	case strings.HasPrefix(f, "Plaintext passwords detected"):
 		return // random ones and hashes, made for the process's own connections
 	}
-	l.log.Warn("store: " + fmt.Sprintf(f, v...))
+	text := fmt.Sprintf(f, v...)
+	if slices.ContainsFunc(routine, func(part string) bool { return strings.Contains(text, part) }) {
+		l.log.Debug("store: " + text)
+		return
+	}
+	l.log.Warn("store: " + text)
+}
+
+// routine is what the server warns of whenever a node comes back, for each stream: after a crash its index is older than its
+// messages, and is made again of them; what was stored meanwhile is copied. Readiness and cluster status tell how far that is.
+var routine = []string{
+	"Stream state outdated, last block has additional entries, will rebuild",
+	"Recovering stream state from index errored: prior state file",
+	"resetting first sequence",
+	"Expected first catchup entry to be a snapshot and peerstate, will retry",
+	"Metalayer blocking snapshot",
+	"Detected another leader with higher term, will stepdown",
+	"Health check OK, no longer falling behind",
+	"Did not receive all stream info results",
 }
 
 // Fatalf keeps what the server cannot start without.

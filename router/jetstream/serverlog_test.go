@@ -46,3 +46,17 @@ func TestNamesakesAreToldOfByTheKey(t *testing.T) {
 		t.Errorf("%d lines:\n%s", n, out.String())
 	}
 }
+
+// What the server warns of whenever a node comes back is no warning; anything else it warns of is.
+func TestRoutineIsNoWarning(t *testing.T) {
+	var out bytes.Buffer
+	l := newServerLog(slog.New(slog.NewTextHandler(&out, nil)))
+	for range 50 {
+		l.Warnf("Filestore [%s] Stream state outdated, last block has additional entries, will rebuild", "S-R3F-x")
+		l.Warnf("Catchup for stream '%s > %s' resetting first sequence: %d on catchup request", "$G", "Q_1", 2)
+	}
+	l.Warnf("Filestore [%s] %s", "Q_1", "checksum mismatch")
+	if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), "level=WARN") || !strings.Contains(out.String(), "checksum") {
+		t.Errorf("%d lines:\n%s", n, out.String())
+	}
+}
