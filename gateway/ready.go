@@ -25,7 +25,7 @@ func (g *Gateway) ownChecks() []readyCheck {
 		}},
 		{admin.DrainingCheck, func() error {
 			if g.draining() {
-				return errors.New("clients are being sent away")
+				return errors.New("draining, clients are being sent away")
 			}
 			return nil
 		}},
