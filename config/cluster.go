@@ -108,6 +108,9 @@ func (c *Config) checkCluster() Errors {
 	if c.Nats.URL == "" && (c.Nats.CredentialsFile != "" || c.Nats.TLS != (NatsTLS{})) {
 		add("nats.url", "set it, or remove the other keys of nats", "is missing")
 	}
+	if strings.ContainsAny(c.NodeName, " \t") {
+		add("node_name", "use letters, digits and hyphens", "%s has spaces", quote(c.NodeName))
+	}
 	if !k.Enabled() {
 		if k.Listen != "" || len(k.Join) > 0 || k.SecretFile != "" {
 			add("cluster.name", "give the cluster a name, the same on all nodes", "is missing, and other keys of cluster are set")

@@ -36,6 +36,7 @@ func TestClusterKeys(t *testing.T) {
 		{nil, ""},
 		{[]string{"cluster.name="}, "cluster.name: is missing"},
 		{[]string{"cluster.name=a b"}, "cluster.name"},
+		{[]string{"node_name=a b"}, "node_name"},
 		{[]string{"cluster.listen="}, "need an address"},
 		{[]string{"cluster.listen=x"}, "not an address"},
 		{[]string{"cluster.secret_file="}, "anybody could join"},

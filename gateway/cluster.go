@@ -36,6 +36,7 @@ type member struct {
 	tookLow    bool
 	met        bool           // there was contact with a leader
 	unlinked   time.Time      // since when there is none; zero: there is
+	alive      time.Time      // when this process was last seen running
 	leads      bool           // or is about to
 	core       *router.Router // while this node leads
 	store      *jetstream.Store
@@ -50,6 +51,10 @@ const (
 	holdElecting = 10 * time.Second
 	// othersFirst is how long a node without room waits for another to lead.
 	othersFirst = 3 * time.Second
+	// standstill is a pause of the whole process, such as of its virtual machine, after which it must ask what it missed;
+	// aliveEvery is how often it looks.
+	standstill = 3 * time.Second
+	aliveEvery = 500 * time.Millisecond
 	// closePatience bounds the last words of a leader that gives up.
 	closePatience = 15 * time.Second
 )
@@ -92,6 +97,7 @@ func (g *Gateway) joinCluster(o jetstream.Options, r router.Options) error {
 	if err := g.joinPeers(m.node, m.lease); err != nil {
 		return err
 	}
+	m.group.Go(m.watchStandstill)
 	m.group.Go(func() {
 		if err := m.node.Campaign(m.life, m); err != nil {
 			g.log.Error("this node takes no part in the cluster", "error", err)
@@ -156,6 +162,7 @@ func (m *member) stop() {
 // does this. A node that is cut off is not ready at once, and when it is back it is
 // ready once it has copied what it missed.
 func (m *member) linked() error {
+	m.noticeStandstill()
 	linked := m.g.router.Linked()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -182,6 +189,33 @@ func (m *member) linked() error {
 	return fmt.Errorf("no contact with the leader, %s", m.leader)
 }
 
+// watchStandstill looks for pauses of the process until the node leaves.
+func (m *member) watchStandstill() {
+	tick := time.NewTicker(aliveEvery)
+	defer tick.Stop()
+	for m.life.Err() == nil {
+		m.noticeStandstill()
+		select {
+		case <-tick.C:
+		case <-m.life.Done():
+		}
+	}
+}
+
+// noticeStandstill has a node that stood still be not ready until it has copied what it missed: it had contact with the leader
+// before, and has heard of nothing since.
+func (m *member) noticeStandstill() {
+	m.mu.Lock()
+	paused := time.Since(m.alive)
+	stood := !m.alive.IsZero() && paused > standstill
+	m.alive = time.Now()
+	m.met = m.met && !stood
+	m.mu.Unlock()
+	if stood {
+		m.g.log.Warn("this node stood still: its process was stopped, its machine paused or without a processor to spare", "for", paused.Round(100*time.Millisecond))
+	}
+}
+
 // Eligible reports whether the node may lead: one that sends its clients away gives the lead up first, and so does one whose
 // disk is nearly full, since another may have room. If none has, one leads all the same: consumers must be able to make room. A node
 // that still copies what it missed lets others lead, too.
@@ -203,13 +237,18 @@ func (m *member) Eligible() bool {
 // Follow has the edge ask who leads now.
 func (m *member) Follow(node, address string, majority bool) {
 	m.mu.Lock()
-	if node == "" && m.leader != "" {
+	before := m.leader
+	if node == "" && before != "" {
 		m.leaderless = time.Now()
 	}
 	m.leader, m.majority = node, majority
 	m.met = m.met && majority
 	m.mu.Unlock()
-	m.g.log.Info("leader of the cluster", "leader", node, "majority", majority)
+	if node == "" && before != "" && m.life.Err() == nil && !m.g.draining() { // whoever reads only warnings has seen why clients waited
+		m.g.log.Warn("the leader of the cluster is gone, or out of reach; what is to be stored waits for the next one", "leader", before, "majority", majority)
+	} else {
+		m.g.log.Info("leader of the cluster", "leader", node, "majority", majority)
+	}
 	hold := holdElecting
 	if !majority {
 		hold = holdAlone

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/gateway/admin"
+	"github.com/mqgate/mqgate/router/jetstream"
 )
 
 // Drain has Run end as the end of its context does: /readyz says 503 at once, and
@@ -120,3 +121,6 @@ func (g *Gateway) notify(state string) {
 		g.log.Warn("cannot tell the service manager", "state", state, "error", err)
 	}
 }
+
+// InUse reports whether a gateway has the data directory.
+func InUse(dir string) bool { return jetstream.InUse(dir) }

@@ -55,12 +55,12 @@ func TestDrainHasAGrace(t *testing.T) {
 	}
 	old := dial(t, g)
 	talk(t, old, "CONNECT\n\n\x00")
-	if code, text := readyz(t, g); code != 200 || !strings.Contains(text, "[+] draining") {
+	if code, text := readyz(t, g); code != 200 || !strings.Contains(text, "[+] accepting") {
 		t.Errorf("readyz %d %q", code, text)
 	}
 	g.Drain()
 	g.Drain()
-	if code, text := readyz(t, g); code != 503 || !strings.Contains(text, "[-] draining") {
+	if code, text := readyz(t, g); code != 503 || !strings.Contains(text, "[-] accepting: draining") {
 		t.Errorf("readyz %d %q", code, text)
 	}
 	late := dial(t, g)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -20,6 +21,9 @@ type peers struct {
 	leader func() (node string, renewed time.Duration)
 }
 
+// externalName is that of the cluster of gateways that share an external NATS, which have none of their own.
+const externalName = "on NATS"
+
 // joinPeers has the node tell the others how it is; what was started ends with Close.
 func (g *Gateway) joinPeers(n *jetstream.Node, leader func() (string, time.Duration)) error {
 	status, err := n.Status(func() []byte {
@@ -36,7 +40,7 @@ func (g *Gateway) joinPeers(n *jetstream.Node, leader func() (string, time.Durat
 	if err := status.Also(systemQuestion, g.systemAnswer); err != nil {
 		return err
 	}
-	g.peers = &peers{name: g.cfg.Cluster.Name, status: status, leader: leader}
+	g.peers = &peers{name: cmp.Or(g.cfg.Cluster.Name, externalName), status: status, leader: leader}
 	return nil
 }
 
@@ -50,8 +54,12 @@ func (g *Gateway) cluster(ctx context.Context) (admin.Cluster, error) {
 	out := admin.Cluster{Name: g.peers.name, Node: g.cfg.NodeName}
 	out.Leader, out.LeaseAge = g.peers.leader()
 	answers, err := g.peers.status.Ask(ctx)
-	if err != nil {
-		return admin.Cluster{}, err
+	if err != nil { // an external NATS is away
+		out.Nodes, out.StreamsProblem = []admin.Node{g.self()}, err.Error()
+		return out, nil
+	}
+	if len(answers) == 0 { // it has just gone
+		out.Nodes = []admin.Node{g.self()}
 	}
 	for _, a := range answers {
 		var n admin.Node
@@ -61,9 +69,10 @@ func (g *Gateway) cluster(ctx context.Context) (admin.Cluster, error) {
 		}
 		out.Nodes = append(out.Nodes, n)
 	}
-	// Without a majority there is no list of streams; the nodes' checks say so.
 	if streams, err := g.peers.status.Streams(ctx); err == nil {
 		out.Streams = streamViews(streams)
+	} else { // while the nodes elect, and without a majority
+		out.StreamsProblem = err.Error()
 	}
 	if !g.node.External() { // else others than these nodes have the replicas
 		out.Nodes = append(out.Nodes, silentNodes(out)...)
@@ -86,7 +95,7 @@ func streamViews(streams []jetstream.StreamStatus) []admin.Stream {
 	return out
 }
 
-// silentNodes are those that keep replicas and did not answer.
+// silentNodes are those that keep replicas or lead, and did not answer.
 func silentNodes(c admin.Cluster) (silent []admin.Node) {
 	known := map[string]bool{}
 	for _, n := range c.Nodes {
@@ -98,6 +107,7 @@ func silentNodes(c admin.Cluster) (silent []admin.Node) {
 			silent = append(silent, admin.Node{Name: name})
 		}
 	}
+	note(c.Leader)
 	for _, s := range c.Streams {
 		note(s.Leader)
 		for _, r := range s.Replicas {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/mqgate/mqgate/gateway/admin"
@@ -24,7 +25,7 @@ func (g *Gateway) ownChecks() []readyCheck {
 		}},
 		{admin.DrainingCheck, func() error {
 			if g.draining() {
-				return errors.New("clients are being sent away")
+				return errors.New("draining, clients are being sent away")
 			}
 			return nil
 		}},
@@ -63,7 +64,7 @@ func (g *Gateway) self() admin.Node {
 	checks := g.ready()
 	used, limit := g.node.Usage()
 	return admin.Node{
-		Name: g.cfg.NodeName, Version: g.version, Started: g.started, Reachable: true, Ready: admin.AllHold(checks), Checks: checks,
+		Name: g.cfg.NodeName, Address: cmp.Or(g.cfg.Cluster.Advertise, g.cfg.Cluster.Listen), Version: g.version, Started: g.started, Reachable: true, Ready: admin.AllHold(checks), Checks: checks,
 		Connections: g.connections(), StoreUsed: used, StoreLimit: limit,
 	}
 }

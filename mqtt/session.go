@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -215,7 +216,8 @@ func (d *durable) leave(publishWill bool) {
 	if publishWill && c.will.Delay == 0 || publishWill && c.expirySec == 0 {
 		c.server.Stats.Wills.Add(1)
 	}
-	if err := d.session.Leave(ctx, router.LeaveOptions{Expiry: expiry(c.expirySec), Will: publishWill, State: state}); err != nil {
+	err := d.session.Leave(ctx, router.LeaveOptions{Expiry: expiry(c.expirySec), Will: publishWill, State: state})
+	if err != nil && !errors.Is(err, router.ErrTakenOver) { // else the session is another connection's, which this node had not heard of
 		c.log().Error("a session could not be stored", "error", err)
 	}
 }

@@ -720,14 +720,14 @@ func TestClusterPublishThatASubscriptionOvertakes(t *testing.T) {
 	in.wait(t, "x")
 }
 
-// gate is a receiver that takes a message when it is opened.
-type gate struct {
+// gated is a receiver that takes a message when it is opened.
+type gated struct {
 	inbox
 	first      sync.Once
 	came, open chan struct{}
 }
 
-func (g *gate) Stored(d *Delivery, w *outbox.Batch) bool {
+func (g *gated) Stored(d *Delivery, w *outbox.Batch) bool {
 	g.first.Do(func() { close(g.came) }) // by the next link it may come again
 	<-g.open
 	return g.inbox.Stored(d, w)
@@ -738,7 +738,7 @@ func (g *gate) Stored(d *Delivery, w *outbox.Batch) bool {
 func TestClusterLinkChangesWhileAClientIsGivenSomething(t *testing.T) {
 	c := startCluster(t, 1, nil)
 	s := c.edges[0].session()
-	g := &gate{came: make(chan struct{}), open: make(chan struct{})}
+	g := &gated{came: make(chan struct{}), open: make(chan struct{})}
 	sub, err := s.Subscribe(t.Context(), SubscribeOptions{Filter: filter(t, "/queue/q"), Receiver: g, Credit: 1})
 	if err != nil {
 		t.Fatal(err)

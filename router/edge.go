@@ -388,16 +388,26 @@ func (e *edge) enter(rs *remoteSession, payload []byte, again bool, done func(re
 	return c, nil
 }
 
-// do sends a call and waits for the answer.
+// do sends a call and waits for the answer; if the leader is lost before it, for the next one's. A client that comes in the
+// seconds before the loss is noticed waits as one does that comes after: refused, many client programs would not try again.
 func (e *edge) do(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
-	return e.doNoting(ctx, rs, payload, nil)
+	return e.doAs(ctx, rs, payload, true, nil)
+}
+
+// doOnce is do for what may not be asked twice.
+func (e *edge) doOnce(ctx context.Context, rs *remoteSession, payload []byte) (envelopeReader, error) {
+	return e.doAs(ctx, rs, payload, false, nil)
 }
 
 // doNoting is do where something of the leader's consent is to be noted for the next one: under the lock, and before this link can
 // end or another begin, which the caller would hear of too late.
 func (e *edge) doNoting(ctx context.Context, rs *remoteSession, payload []byte, note func(envelopeReader)) (envelopeReader, error) {
+	return e.doAs(ctx, rs, payload, true, note)
+}
+
+func (e *edge) doAs(ctx context.Context, rs *remoteSession, payload []byte, again bool, note func(envelopeReader)) (envelopeReader, error) {
 	answers := make(chan reply, 1)
-	id, err := e.ask(rs, payload, false, func(r reply, _ *outbox.Batch) {
+	id, err := e.ask(rs, payload, again, func(r reply, _ *outbox.Batch) {
 		if r.err == nil && note != nil {
 			e.mu.Lock()
 			note(r.body)

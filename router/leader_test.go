@@ -284,6 +284,50 @@ func TestClusterRepeatsAreStoredOnce(t *testing.T) {
 	durable.wait(t, "1", "live too")
 }
 
+// A client that connects, claims its session and subscribes while the leader has died and nobody knows it yet, waits for the next one.
+func TestClusterNewcomersAwaitTheNextLeader(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	c.edges[0].Hold(time.Minute)
+	consumer, named := c.edges[0].session(), c.edges[0].client("")
+	c.wires.setCut("core", true) // it hears, and nobody hears it
+	connected, subscribed, bound := make(chan error, 1), make(chan error, 1), make(chan error, 1)
+	go func() {
+		s, err := c.edges[0].Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: func(cause error) { t.Errorf("kicked: %v", cause) }})
+		if err == nil {
+			_, _, err = s.Claim(t.Context(), ClaimOptions{Expiry: time.Hour})
+		}
+		connected <- err
+	}()
+	in := &inbox{}
+	go func() {
+		sub, err := consumer.Subscribe(t.Context(), SubscribeOptions{Filter: filter(t, "/queue/q"), Credit: 1, Receiver: in})
+		if err == nil {
+			sub.Start(nil)
+		}
+		subscribed <- err
+	}()
+	go func() { bound <- named.BindQueue(t.Context(), filter(t, "/topic/a.b"), dest(t, "/queue/q")) }()
+	eventually(t, func() error {
+		e := c.edges[0].edge
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if len(e.calls) < 3 {
+			return fmt.Errorf("%d calls wait", len(e.calls))
+		}
+		return nil
+	})
+	c.crash()
+	c.wires.setCut("core", false)
+	c.succeed()
+	for what, answer := range map[string]chan error{"a claim": connected, "a subscription": subscribed, "a binding": bound} {
+		if err := <-answer; err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	mustPublish(t, c.edges[0].session(), "/topic/a.b", "hello")
+	in.wait(t, "hello")
+}
+
 // A leader whose lease has ended says nothing more: neither confirmations nor deliveries.
 func TestClusterLeaderWithoutLeaseIsSilent(t *testing.T) {
 	c := startCluster(t, 1, nil)

@@ -30,8 +30,9 @@ type remoteSession struct {
 	temps    []string   // temporary queues
 }
 
-// remoteTimeout bounds what a session asks of the leader where its caller sets no time.
-const remoteTimeout = 5 * time.Second
+// remoteTimeout bounds what a session asks of the leader where its caller sets no time. It is longer than an edge waits for the
+// next leader: EdgeOptions.Hold says when a client is refused for want of one.
+const remoteTimeout = 15 * time.Second
 
 func newRemoteSession(e *edge, s *Session) *remoteSession {
 	return &remoteSession{edge: e, session: s, subs: map[uint64]*remoteSubscription{}, follows: map[uint64]*remoteFollowing{}}
@@ -146,7 +147,7 @@ func (e *edge) commit(s *Session, ms []*Message, settle []*Delivery, done Done) 
 
 // unbind ends a durable subscription for good.
 func (rs *remoteSession) unbind(ctx context.Context, durable string, w *outbox.Batch) error {
-	_, err := rs.edge.do(ctx, rs, append([]byte{byte(methodUnbind)}, durable...))
+	_, err := rs.edge.doOnce(ctx, rs, append([]byte{byte(methodUnbind)}, durable...))
 	if err != nil {
 		return err
 	}
@@ -246,7 +247,7 @@ func (e *edge) present(ctx context.Context, topic Address) ([]Presence, error) {
 
 // Ask puts a question that the router does not understand to the leader's LeaderOptions.Answer; of an edge.
 func (r *Router) Ask(ctx context.Context, question []byte) ([]byte, error) {
-	b, err := r.edge.do(ctx, r.edge.self, append([]byte{byte(methodAsk)}, question...))
+	b, err := r.edge.doOnce(ctx, r.edge.self, append([]byte{byte(methodAsk)}, question...))
 	return b.b, err
 }
 

@@ -246,15 +246,22 @@ func appendError(b []byte, err error) []byte {
 	if errors.As(err, &e) {
 		retry = e.RetryAfter
 	}
-	b = append(b, byte(ClassOf(err)))
+	class, text := ClassOf(err), TextOf(err)
+	if errors.Is(err, ErrTakenOver) {
+		class, text = Conflict, ErrTakenOver.Error()
+	}
+	b = append(b, byte(class))
 	b = binary.AppendUvarint(b, uint64(retry.Milliseconds()))
-	return appendString(b, TextOf(err))
+	return appendString(b, text)
 }
 
 func (r *envelopeReader) error(op string, class byte) error {
 	e := &Error{Op: op, Class: Class(class)}
 	e.RetryAfter = time.Duration(r.uvarint()) * time.Millisecond
 	e.Text = r.text()
+	if e.Text == ErrTakenOver.Error() {
+		e.Err = ErrTakenOver
+	}
 	return e
 }
 

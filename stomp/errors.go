@@ -82,6 +82,9 @@ func explain(err error) *refusal {
 	if int(e.Class) < len(classHints) {
 		r.hint = classHints[e.Class]
 	}
+	if e.Class == router.Denied && e.Op == "login" {
+		r.hint = "Connect with the login and passcode of a user whom the operator has set up."
+	}
 	if e.RetryAfter > 0 {
 		r.hint += fmt.Sprintf(" Wait %s before trying again.", e.RetryAfter.Round(time.Millisecond))
 	}

@@ -153,6 +153,9 @@ func TestClassesHaveHints(t *testing.T) {
 			t.Errorf("%s: %+v", class, r)
 		}
 	}
+	if r := explain(&router.Error{Op: "login", Class: router.Denied, Text: "the user name or the password is wrong"}); !strings.Contains(r.hint, "login and passcode") {
+		t.Errorf("who could not log in reads %q", r.hint)
+	}
 	if r := explain(errors.New("secret")); r.message != "internal error" || strings.Contains(r.hint, "secret") || r.fatal {
 		t.Errorf("%+v", r)
 	}

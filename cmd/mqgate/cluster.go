@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -40,6 +41,9 @@ func (c *ClusterStatusCmd) Run(p *process) error {
 		if !n.Ready {
 			bad.nodes = append(bad.nodes, n.Name)
 		}
+	}
+	if s.StreamsProblem != "" {
+		bad.nodes = append(bad.nodes, "the store")
 	}
 	if len(bad.nodes) > 0 {
 		return bad
@@ -81,36 +85,70 @@ func printCluster(w io.Writer, s admin.Cluster) {
 			}
 		}
 	}
-	behind := 0
-	for _, st := range s.Streams {
-		behind += printBehind(w, st)
+	printStreams(w, s)
+}
+
+// printStreams prints which nodes' copies are not complete, a line for each node: there may be thousands of streams.
+func printStreams(w io.Writer, s admin.Cluster) {
+	if s.StreamsProblem != "" {
+		fmt.Fprintf(w, "the store cannot be looked at now: %s\n", s.StreamsProblem)
+		return
 	}
-	if len(s.Streams) > 0 && behind == 0 {
+	leaderless := 0
+	nodes := map[string]*copies{}
+	for _, st := range s.Streams {
+		if st.Leader == "" {
+			leaderless++
+		}
+		for _, r := range st.Replicas {
+			if nodes[r.Node] == nil {
+				nodes[r.Node] = &copies{}
+			}
+			nodes[r.Node].count(r)
+		}
+	}
+	if leaderless > 0 {
+		fmt.Fprintf(w, "%d of %d streams have no leader now\n", leaderless, len(s.Streams))
+	}
+	current := leaderless == 0
+	for _, name := range slices.Sorted(maps.Keys(nodes)) {
+		if c := nodes[name]; c.offline+c.behind > 0 {
+			current = false
+			fmt.Fprintf(w, "%s: %s\n", name, c)
+		}
+	}
+	if len(s.Streams) > 0 && current {
 		fmt.Fprintf(w, "%d streams, all replicas current\n", len(s.Streams))
 	}
 }
 
-// printBehind prints what is wrong with a stream's replicas, and returns how many lines that took.
-func printBehind(w io.Writer, s admin.Stream) (lines int) {
-	if s.Leader == "" {
-		fmt.Fprintf(w, "stream %s: no leader\n", s.Name)
-		lines++
+// copies is how the replicas of one node are.
+type copies struct {
+	all, offline, behind int
+	lag                  uint64 // of the one that is behind most
+}
+
+func (c *copies) count(r admin.Replica) {
+	c.all++
+	switch {
+	case r.Offline:
+		c.offline++
+	case !r.Current:
+		c.behind++
+		c.lag = max(c.lag, r.Lag)
 	}
-	replicas := slices.SortedFunc(slices.Values(s.Replicas), func(a, b admin.Replica) int { return strings.Compare(a.Node, b.Node) })
-	for _, r := range replicas {
-		switch {
-		case r.Offline:
-			fmt.Fprintf(w, "stream %s: replica on %s is offline\n", s.Name, r.Node)
-		case !r.Current && r.Lag == 0:
-			fmt.Fprintf(w, "stream %s: replica on %s is not current\n", s.Name, r.Node)
-		case !r.Current:
-			fmt.Fprintf(w, "stream %s: replica on %s is %d operations behind\n", s.Name, r.Node, r.Lag)
-		default:
-			continue
-		}
-		lines++
+}
+
+// String tells what is not current.
+func (c *copies) String() string {
+	var parts []string
+	if c.offline > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d replicas are offline", c.offline, c.all))
 	}
-	return lines
+	if c.behind > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d replicas are not current, at most %d operations behind", c.behind, c.all, c.lag))
+	}
+	return strings.Join(parts, "; ")
 }
 
 func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

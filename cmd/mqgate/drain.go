@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/mqgate/mqgate/gateway"
 	"github.com/mqgate/mqgate/gateway/admin"
 )
 
@@ -35,11 +36,26 @@ func (c *DrainCmd) Run(p *process) error {
 	}
 	limit := time.Now().Add(s.Grace + s.Spread + s.Timeout + time.Minute)
 	for time.Now().Before(limit) {
-		// The socket is gone with the store: nothing is left to wait for.
-		if _, err := c.call(p, "GET", "/api/v1/cluster", url.Values{}, new(admin.Cluster)); err != nil {
-			return nil
+		if gone, err := c.gone(p); gone || err != nil {
+			return err
 		}
 		time.Sleep(drainPoll)
 	}
 	return errors.New("the gateway is still there; a second SIGTERM ends it at once")
+}
+
+// gone reports whether the gateway has ended. It stops answering before it has closed its store: who starts another on the
+// same data directory, as a rolling restart does, waits for the directory's lock. Behind a URL only the silence is seen.
+func (c *DrainCmd) gone(p *process) (bool, error) {
+	if _, err := c.call(p, "GET", "/api/v1/cluster", url.Values{}, new(admin.Cluster)); err == nil {
+		return false, nil
+	}
+	if c.URL != "" {
+		return true, nil
+	}
+	cfg, err := c.load(p)
+	if err != nil {
+		return false, err
+	}
+	return !gateway.InUse(cfg.DataDir), nil
 }

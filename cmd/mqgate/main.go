@@ -65,7 +65,7 @@ func (p *process) run(args []string) int {
 	asked := -1 // the exit code that the parser asked for: --help does
 	parser, err := kong.New(&commands{},
 		kong.Name("mqgate"),
-		kong.Description("Message broker: STOMP clients share queues and topics, stored on this machine or on a cluster."),
+		kong.Description("Message broker: STOMP, MQTT and WebSocket clients share queues and topics, stored on this machine or on several."),
 		kong.Writers(p.stdout, p.stderr),
 		kong.Exit(func(code int) { asked = code }),
 	)

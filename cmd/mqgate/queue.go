@@ -114,7 +114,7 @@ func (e *endpoint) client(p *process) (*http.Client, string, error) {
 		}
 		return &http.Client{Timeout: callTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: secure, DisableKeepAlives: true}}, strings.TrimSuffix(e.URL, "/"), nil
 	}
-	cfg, err := config.Load(config.Sources{File: e.Config, Environ: p.environ, Set: e.Set})
+	cfg, err := e.load(p)
 	if err != nil {
 		return nil, "", err
 	}
@@ -124,6 +124,11 @@ func (e *endpoint) client(p *process) (*http.Client, string, error) {
 		return d.DialContext(ctx, "unix", socket)
 	}
 	return &http.Client{Timeout: callTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}, "http://localhost", nil
+}
+
+// load reads the gateway's configuration.
+func (e *endpoint) load(p *process) (*config.Config, error) {
+	return config.Load(config.Sources{File: e.Config, Environ: p.environ, Set: e.Set})
 }
 
 // print writes the answer as it came, or has f write a table.

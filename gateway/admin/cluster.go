@@ -17,6 +17,8 @@ type Cluster struct {
 	LeaseAge time.Duration `json:"lease_age_ns,omitempty"`
 	Nodes    []Node        `json:"nodes"`
 	Streams  []Stream      `json:"streams,omitempty"`
+	// StreamsProblem is why the streams are not known now; empty if they are.
+	StreamsProblem string `json:"streams_problem,omitempty"`
 }
 
 // Node is one node.

@@ -19,8 +19,8 @@ func AllHold(checks []Check) bool {
 	return !slices.ContainsFunc(checks, func(c Check) bool { return c.Problem != "" })
 }
 
-// DrainingCheck is the name of the check that fails while clients are sent away.
-const DrainingCheck = "draining"
+// DrainingCheck is the name of the check that fails while clients are sent away: as all of them, it says what holds.
+const DrainingCheck = "accepting"
 
 // ready answers load balancers, which look at the status, and people, who read
 // which checks hold. With ?drain=404 a node that only drains answers 404: HAProxy

@@ -69,7 +69,7 @@ func TestExample(t *testing.T) {
 	var out lockedBuffer
 	cmd := exec.Command("./run.sh")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = example, &out, &out
-	cmd.Env = append(os.Environ(), "MQGATE="+binary, "DIR="+dir, fmt.Sprint("BASE=", base),
+	cmd.Env = append(harness.Environment(), "MQGATE="+binary, "DIR="+dir, fmt.Sprint("BASE=", base),
 		fmt.Sprint("LB_STOMP=", base+1), fmt.Sprint("LB_MQTT=", base+2), fmt.Sprint("LB_HTTP=", base+3))
 	// A group of its own: whatever it leaves behind can be ended.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -102,6 +102,7 @@ func TestExample(t *testing.T) {
 	w.Close()
 	status := func() (code int, text string) {
 		verb := exec.Command(binary, "cluster", "status", "--set", "data_dir="+filepath.Join(dir, "n1"))
+		verb.Env = harness.Environment()
 		b, err := verb.CombinedOutput()
 		if verb.ProcessState == nil {
 			t.Fatal(err)
@@ -126,7 +127,7 @@ func TestExample(t *testing.T) {
 		return nil
 	})
 	harness.Eventually(t, time.Minute, func() error {
-		if code, text := status(); code != 3 || !strings.Contains(text, "not ready: n2") || !strings.Contains(text, "replica on n2 is ") {
+		if code, text := status(); code != 3 || !strings.Contains(text, "not ready: n2") || !strings.Contains(text, "n2: ") {
 			return errorf("mqgate cluster status without n2: %d %s", code, text)
 		}
 		return nil
@@ -197,7 +198,7 @@ func TestExampleFiles(t *testing.T) {
 	check := func(name string, args ...string) {
 		t.Helper()
 		cmd := exec.Command(name, args...)
-		cmd.Env = append(os.Environ(), "MQGATE_NODE_NAME=n1")
+		cmd.Env = append(harness.Environment(), "MQGATE_NODE_NAME=n1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 		}

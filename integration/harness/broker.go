@@ -167,7 +167,7 @@ func (b *Broker) launch() error {
 	defer out.Close()
 	p.cmd = exec.Command(b.binary, b.args()...)
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = b.Dir, out, out
-	p.cmd.Env = environment()
+	p.cmd.Env = Environment()
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}
@@ -178,10 +178,10 @@ func (b *Broker) launch() error {
 	return nil
 }
 
-// environment has the race detector end the process at the first race, and not
+// Environment has the race detector end the process at the first race, and not
 // wait a second at its exit. What is meant for tests is not for the gateway, which
 // refuses what it does not know.
-func environment() []string {
+func Environment() []string {
 	own := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MQGATE_TEST_") })
 	return append(own, "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 }
@@ -353,7 +353,7 @@ func (b *Broker) Command(input string, args ...string) (code int, stdout, stderr
 	b.t.Helper()
 	cmd := exec.Command(b.binary, args...)
 	var out, errs bytes.Buffer
-	cmd.Env = environment()
+	cmd.Env = Environment()
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = b.Dir, strings.NewReader(input), &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		b.t.Fatal(err)

@@ -515,3 +515,27 @@ func TestClusterWaitsForANodeWithData(t *testing.T) {
 		t.Error("an empty store is open")
 	}
 }
+
+// A port for other nodes or sites that another process has is an error that says so, not a node that waits for the others for ever.
+func TestPortInUseIsAnError(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	c := newCluster(t, func(_ int, o *jetstream.Options) { o.Cluster.Listen = taken.Addr().String() })
+	n, err := jetstream.StartNode(c.opts[0])
+	if err == nil {
+		n.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("a node: %v", err)
+	}
+	site, err := jetstream.OpenSite(jetstream.SiteOptions{Site: "oslo", Listen: taken.Addr().String(), Secret: "a shared secret", Log: quiet()})
+	if err == nil {
+		site.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("a site: %v", err)
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -74,6 +73,7 @@ type Node struct {
 
 const (
 	readyTimeout   = 60 * time.Second // for a large store to be recovered
+	readyPoll      = 100 * time.Millisecond
 	requestTimeout = 10 * time.Second
 	maxPayload     = 64 << 20
 	maxEnvelope    = 60 << 20
@@ -132,17 +132,34 @@ func (n *Node) startServer() error {
 	if err != nil {
 		return fmt.Errorf("make the embedded server: %w", err)
 	}
-	srv.SetLoggerV2(serverLog{n.log}, false, false, false)
 	n.server = srv
-	srv.Start()
-	if !srv.ReadyForConnections(readyTimeout) {
-		return fmt.Errorf("the embedded server is not ready after %v", readyTimeout)
+	if err := startEmbedded(srv, n.log); err != nil {
+		return err
 	}
 	if so.JetStream && !srv.JetStreamEnabled() {
 		return errors.New("the embedded server could not start JetStream; its log says why")
 	}
 	if c := srv.JetStreamConfig(); c != nil {
 		n.limits = *c
+	}
+	return nil
+}
+
+// startEmbedded starts a server and waits until it listens. What the server calls fatal, such as a port that another process has,
+// it only logs, and never gets ready: here that is the error.
+func startEmbedded(srv *server.Server, log *slog.Logger) error {
+	l := newServerLog(log)
+	srv.SetLoggerV2(l, false, false, false)
+	srv.Start()
+	for began := time.Now(); !srv.ReadyForConnections(readyPoll); {
+		select {
+		case text := <-l.fatal:
+			return errors.New(text)
+		default:
+		}
+		if time.Since(began) > readyTimeout {
+			return fmt.Errorf("the embedded server is not ready after %v", readyTimeout)
+		}
 	}
 	return nil
 }
@@ -263,32 +280,3 @@ func (n *Node) Current() error {
 func (n *Node) streamDir(name string) string {
 	return filepath.Join(n.opt.Dir, "jetstream", "$G", "streams", name)
 }
-
-// serverLog passes the embedded server's log on: what it calls notices are ours
-// to debug by.
-type serverLog struct{ log *slog.Logger }
-
-func (l serverLog) Noticef(f string, v ...any) { l.log.Debug("store: " + fmt.Sprintf(f, v...)) }
-func (l serverLog) Warnf(f string, v ...any) {
-	switch {
-	case strings.HasPrefix(f, "Maximum payloads over"):
-		return // chosen: a message is stored as one, and frame_bytes bounds it
-	case strings.HasPrefix(f, "Plaintext passwords detected"):
-		return // random ones and hashes, made for the process's own connections
-	}
-	l.log.Warn("store: " + fmt.Sprintf(f, v...))
-}
-func (l serverLog) Fatalf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
-func (l serverLog) Errorf(f string, v ...any) {
-	switch {
-	case strings.HasPrefix(f, "Error trying to connect to route"):
-		l.log.Debug("store: " + fmt.Sprintf(f, v...)) // a node is away: the lease and readiness tell of that
-		return
-	case strings.HasPrefix(f, "Error trying to connect as leafnode"):
-		l.log.Warn("store: " + fmt.Sprintf(f, v...)) // a site is away: what is for it waits
-		return
-	}
-	l.log.Error("store: " + fmt.Sprintf(f, v...))
-}
-func (l serverLog) Debugf(f string, v ...any) {}
-func (l serverLog) Tracef(f string, v ...any) {}

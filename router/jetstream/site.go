@@ -83,12 +83,10 @@ func OpenSite(o SiteOptions) (*Site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the links of this site: %w", err)
 	}
-	srv.SetLoggerV2(serverLog{o.Log.With("part", "federation")}, false, false, false)
 	s := &Site{name: o.Site, server: srv}
-	srv.Start()
-	if !srv.ReadyForConnections(readyTimeout) {
+	if err := startEmbedded(srv, o.Log.With("part", "federation")); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("this site does not listen for others after %v: is %s in use?", readyTimeout, o.Listen)
+		return nil, fmt.Errorf("start the links of this site: %w", err)
 	}
 	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.Timeout(requestTimeout), nats.Name("federation"), nats.MaxReconnects(-1), nats.UserInfo(so.Username, so.Password),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { o.Log.Error("links of this site", "error", err) }))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -132,7 +133,7 @@ type StreamStatus struct {
 	Replicas []Replica
 }
 
-// Streams returns how all streams are replicated; it fails while no majority of
+// Streams returns how all streams that are replicated are; it fails while no majority of
 // the nodes is there.
 func (s *Status) Streams(ctx context.Context) ([]StreamStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -140,12 +141,12 @@ func (s *Status) Streams(ctx context.Context) ([]StreamStatus, error) {
 	list := s.js.ListStreams(ctx)
 	var out []StreamStatus
 	for info := range list.Info() {
-		st := StreamStatus{Name: info.Config.Name}
-		if info.Cluster != nil {
-			st.Leader = info.Cluster.Leader
-			for _, r := range info.Cluster.Replicas {
-				st.Replicas = append(st.Replicas, Replica{Node: r.Name, Current: r.Current, Offline: r.Offline, Lag: r.Lag})
-			}
+		if info.Cluster == nil {
+			continue // of an external NATS that is one server
+		}
+		st := StreamStatus{Name: info.Config.Name, Leader: nodeName(info.Cluster.Leader)}
+		for _, r := range info.Cluster.Replicas {
+			st.Replicas = append(st.Replicas, Replica{Node: nodeName(r.Name), Current: r.Current, Offline: r.Offline, Lag: r.Lag})
 		}
 		out = append(out, st)
 	}
@@ -155,3 +156,9 @@ func (s *Status) Streams(ctx context.Context) ([]StreamStatus, error) {
 	slices.SortFunc(out, func(a, b StreamStatus) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
+
+// nameless is what the server says instead of the name of a node that it has not met since it started.
+var nameless = regexp.MustCompile(`^Server name unknown at this time \(peerID: (\w+)\)$`)
+
+// nodeName returns the name of a node, or for one that has not been met something that looks like none.
+func nodeName(name string) string { return nameless.ReplaceAllString(name, "(unknown,$1)") }
