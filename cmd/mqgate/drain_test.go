@@ -29,10 +29,12 @@ func TestDrainWaitsForTheDataDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	var free atomic.Bool
+	freed := make(chan struct{})
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("{}")) // the verb reports if it cannot read it
 		l.Close()                    // it answers no more
 		time.AfterFunc(2*drainPoll, func() {
+			defer close(freed)
 			free.Store(true)
 			_ = syscall.Flock(int(lock.Fd()), syscall.LOCK_UN)
 		})
@@ -46,4 +48,5 @@ func TestDrainWaitsForTheDataDirectory(t *testing.T) {
 	if !free.Load() {
 		t.Error("it returned while the data directory was in use")
 	}
+	<-freed // before the file is closed
 }
