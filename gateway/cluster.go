@@ -36,6 +36,7 @@ type member struct {
 	tookLow    bool
 	met        bool           // there was contact with a leader
 	unlinked   time.Time      // since when there is none; zero: there is
+	whole      time.Time      // since when the copies are current, while that is asked
 	leads      bool           // or is about to
 	core       *router.Router // while this node leads
 	store      *jetstream.Store
@@ -50,6 +51,8 @@ const (
 	holdElecting = 10 * time.Second
 	// othersFirst is how long a node without room waits for another to lead.
 	othersFirst = 3 * time.Second
+	// settled is for how long copies must be current to count as complete.
+	settled = time.Second
 	// closePatience bounds the last words of a leader that gives up.
 	closePatience = 15 * time.Second
 )
@@ -153,17 +156,17 @@ func (m *member) stop() {
 // linked is a condition of being ready. While nodes elect a leader none has contact
 // with one, and a load balancer that took that for a failure would close the
 // connections of all clients everywhere: what they ask for waits meanwhile, and so
-// does this. A node that is cut off is not ready at once, and when it is back it is
-// ready once it has copied what it missed.
+// does this. A node that is cut off is not ready at once, and when it is back, or its
+// disk has room again, it is ready once it has copied what it missed.
 func (m *member) linked() error {
 	linked := m.g.router.Linked()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.majority && m.leader != "" && linked {
-		if !m.met {
-			if err := m.node.Current(); err != nil {
-				return fmt.Errorf("copying what was stored while this node was away: %w", err)
-			}
+		if m.met && !m.node.Crammed() {
+			m.whole = time.Time{}
+		} else if err := m.copied(); err != nil {
+			return fmt.Errorf("copying what was stored while this node was away or had no room: %w", err)
 		}
 		m.met, m.unlinked = true, time.Time{}
 		return nil
@@ -180,6 +183,22 @@ func (m *member) linked() error {
 		return errors.New("the cluster has no leader now")
 	}
 	return fmt.Errorf("no contact with the leader, %s", m.leader)
+}
+
+// copied returns nil once this node's copies have been current for a while: one that has just come back takes some moments to hear
+// which there are, and until then those that it knows are all. The caller holds mu.
+func (m *member) copied() error {
+	if err := m.node.Current(); err != nil {
+		m.whole = time.Time{}
+		return err
+	}
+	if m.whole.IsZero() {
+		m.whole = time.Now()
+	}
+	if time.Since(m.whole) < settled {
+		return errors.New("all is there that it knows of so far")
+	}
+	return nil
 }
 
 // Eligible reports whether the node may lead: one that sends its clients away gives the lead up first, and so does one whose

@@ -13,16 +13,16 @@ import (
 
 // ClusterCmd has the operator's verbs on all nodes.
 type ClusterCmd struct {
-	Status ClusterStatusCmd `cmd:"" help:"Show the nodes: which leads, which are ready, and how far replicas are behind. Exit code 3 if a node is not ready."`
+	Status ClusterStatusCmd `cmd:"" help:"Show the nodes: which leads, which are ready, and how far replicas are behind. Exit code 3 if no leader is known, a node is not ready or a replica is behind."`
 }
 
 // ClusterStatusCmd shows the nodes.
 type ClusterStatusCmd struct{ endpoint }
 
 // notReadyError has its own exit code, for scripts.
-type notReadyError struct{ nodes []string }
+type notReadyError struct{ what []string }
 
-func (e notReadyError) Error() string { return "not ready: " + strings.Join(e.nodes, ", ") }
+func (e notReadyError) Error() string { return "not ready: " + strings.Join(e.what, ", ") }
 func (notReadyError) ExitCode() int   { return 3 }
 
 // Run prints one line for each node, and what is wrong below.
@@ -35,13 +35,30 @@ func (c *ClusterStatusCmd) Run(p *process) error {
 	if err := c.print(p, raw, func(w io.Writer) { printCluster(w, s) }); err != nil {
 		return err
 	}
+	return unreadiness(s)
+}
+
+// unreadiness returns why the loss of a node may be more than the cluster stands now; nil if it is not.
+func unreadiness(s admin.Cluster) error {
 	var bad notReadyError
+	if s.Leader == "" {
+		bad.what = append(bad.what, "no leader")
+	}
 	for _, n := range s.Nodes {
 		if !n.Ready {
-			bad.nodes = append(bad.nodes, n.Name)
+			bad.what = append(bad.what, n.Name)
 		}
 	}
-	if len(bad.nodes) > 0 {
+	behind := 0
+	for _, st := range s.Streams {
+		if printBehind(io.Discard, st) > 0 {
+			behind++
+		}
+	}
+	if behind > 0 {
+		bad.what = append(bad.what, fmt.Sprintf("replicas of %d streams", behind))
+	}
+	if len(bad.what) > 0 {
 		return bad
 	}
 	return nil
@@ -94,6 +111,10 @@ func printCluster(w io.Writer, s admin.Cluster) {
 func printBehind(w io.Writer, s admin.Stream) (lines int) {
 	if s.Leader == "" {
 		fmt.Fprintf(w, "stream %s: no leader\n", s.Name)
+		lines++
+	}
+	if s.Missing > 0 {
+		fmt.Fprintf(w, "stream %s: %d of its replicas are not there yet\n", s.Name, s.Missing)
 		lines++
 	}
 	replicas := slices.SortedFunc(slices.Values(s.Replicas), func(a, b admin.Replica) int { return strings.Compare(a.Node, b.Node) })

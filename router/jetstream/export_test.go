@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/mqgate/mqgate/router"
 )
 
 // LeadElsewhere has a node take the leadership of all open streams.
@@ -27,3 +30,14 @@ func (n *Node) Routes() int { return n.server.NumRoutes() }
 
 // Flush waits until the server knows every interest.
 func (c *Carrier) Flush() error { return c.conn.Flush() }
+
+// RunOut stops JetStream as the server does when the disk has no byte left.
+func (n *Node) RunOut() error { return n.server.ShutdownJetStream() }
+
+// QueueStream is the name of a queue's stream.
+func QueueStream(id router.MailboxID) string { return "Q_" + mailboxHash(id) }
+
+// HearCramped has the node hear that another has no room; it takes no part in an election.
+func (n *Node) HearCramped(node string) {
+	n.peers.Store(&peers{full: map[string]time.Time{node: time.Now()}})
+}

@@ -152,17 +152,18 @@ func (n *Node) Campaign(ctx context.Context, who Candidate) error {
 	if err != nil {
 		return err
 	}
+	n.peers.Store(p)
 	e := &election{node: n, conn: conn, js: js, log: n.log, who: who, changed: time.Now(), answered: time.Now(), peers: p}
-	tick, slow := time.NewTicker(leaseLook), time.NewTicker(time.Second)
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { n.watchDisk(ctx) })
+	tick := time.NewTicker(leaseLook)
 	defer tick.Stop()
-	defer slow.Stop()
 	for {
 		select {
 		case <-tick.C:
 			e.peers.greet()
 			e.look(ctx)
-		case <-slow.C:
-			n.revive()
 		case <-ctx.Done():
 			who.Follow("", "", true)
 			return nil
@@ -263,12 +264,17 @@ func (n *Node) LeaseAge() time.Duration {
 	return max(time.Since(epoch)-time.Duration(n.leaseSeen.Load()), 0)
 }
 
+// leaseConfig is how the stream of the lease should be; who opens the store brings it up to that.
+func (n *Node) leaseConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: leaseStream, Subjects: []string{leaseSubject}, MaxMsgsPerSubject: 1, Storage: jetstream.FileStorage, Replicas: n.replicas(),
+	}
+}
+
 func (e *election) create(ctx context.Context) error {
 	_, err := e.js.Stream(ctx, leaseStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) && e.node.mayLead() {
-		_, err = e.js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: leaseStream, Subjects: []string{leaseSubject}, MaxMsgsPerSubject: 1, Storage: jetstream.FileStorage, Replicas: e.node.replicas(),
-		})
+		_, err = e.js.CreateStream(ctx, e.node.leaseConfig())
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return err

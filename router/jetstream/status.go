@@ -130,6 +130,8 @@ type StreamStatus struct {
 	Name     string
 	Leader   string
 	Replicas []Replica
+	// Missing is how many replicas there are less than there should be.
+	Missing int
 }
 
 // Streams returns how all streams are replicated; it fails while no majority of
@@ -146,6 +148,7 @@ func (s *Status) Streams(ctx context.Context) ([]StreamStatus, error) {
 			for _, r := range info.Cluster.Replicas {
 				st.Replicas = append(st.Replicas, Replica{Node: r.Name, Current: r.Current, Offline: r.Offline, Lag: r.Lag})
 			}
+			st.Missing = max(s.node.replicas()-info.Config.Replicas, 0)
 		}
 		out = append(out, st)
 	}
