@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/mqgate/mqgate/router"
 )
 
@@ -40,4 +42,26 @@ func QueueStream(id router.MailboxID) string { return "Q_" + mailboxHash(id) }
 // HearCramped has the node hear that another has no room; it takes no part in an election.
 func (n *Node) HearCramped(node string) {
 	n.peers.Store(&peers{full: map[string]time.Time{node: time.Now()}})
+}
+
+// LeaveHalf makes the stream that is left when a snapshot of it broke off.
+func (n *Node) LeaveHalf(ctx context.Context, name, subject string) error {
+	c, err := n.dial("half")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	js, err := jetstream.New(c)
+	if err != nil {
+		return err
+	}
+	if err := n.waitForming(ctx, c); err != nil {
+		return err
+	}
+	for {
+		_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{subject}, MaxMsgsPerSubject: 1, Replicas: n.replicas()})
+		if err == nil || !mayPass(err) || !pause(ctx, formingPoll) {
+			return err
+		}
+	}
 }
