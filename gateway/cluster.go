@@ -37,6 +37,7 @@ type member struct {
 	met        bool           // there was contact with a leader
 	unlinked   time.Time      // since when there is none; zero: there is
 	alive      time.Time      // when this process was last seen running
+	whole      time.Time      // since when the copies are current, while that is asked
 	leads      bool           // or is about to
 	core       *router.Router // while this node leads
 	store      *jetstream.Store
@@ -55,6 +56,8 @@ const (
 	// aliveEvery is how often it looks.
 	standstill = 3 * time.Second
 	aliveEvery = 500 * time.Millisecond
+	// settled is for how long copies must be current to count as complete.
+	settled = time.Second
 	// closePatience bounds the last words of a leader that gives up.
 	closePatience = 15 * time.Second
 )
@@ -159,18 +162,18 @@ func (m *member) stop() {
 // linked is a condition of being ready. While nodes elect a leader none has contact
 // with one, and a load balancer that took that for a failure would close the
 // connections of all clients everywhere: what they ask for waits meanwhile, and so
-// does this. A node that is cut off is not ready at once, and when it is back it is
-// ready once it has copied what it missed.
+// does this. A node that is cut off is not ready at once, and when it is back, or its
+// disk has room again, it is ready once it has copied what it missed.
 func (m *member) linked() error {
 	m.noticeStandstill()
 	linked := m.g.router.Linked()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.majority && m.leader != "" && linked {
-		if !m.met {
-			if err := m.node.Current(); err != nil {
-				return fmt.Errorf("copying what was stored while this node was away: %w", err)
-			}
+		if m.met && !m.node.Crammed() {
+			m.whole = time.Time{}
+		} else if err := m.copied(); err != nil {
+			return fmt.Errorf("copying what was stored while this node was away or had no room: %w", err)
 		}
 		m.met, m.unlinked = true, time.Time{}
 		return nil
@@ -214,6 +217,22 @@ func (m *member) noticeStandstill() {
 	if stood {
 		m.g.log.Warn("this node stood still: its process was stopped, its machine paused or without a processor to spare", "for", paused.Round(100*time.Millisecond))
 	}
+}
+
+// copied returns nil once this node's copies have been current for a while: one that has just come back takes some moments to hear
+// which there are, and until then those that it knows are all. The caller holds mu.
+func (m *member) copied() error {
+	if err := m.node.Current(); err != nil {
+		m.whole = time.Time{}
+		return err
+	}
+	if m.whole.IsZero() {
+		m.whole = time.Now()
+	}
+	if time.Since(m.whole) < settled {
+		return errors.New("all is there that it knows of so far")
+	}
+	return nil
 }
 
 // Eligible reports whether the node may lead: one that sends its clients away gives the lead up first, and so does one whose

@@ -87,7 +87,7 @@ func (g *Gateway) cluster(ctx context.Context) (admin.Cluster, error) {
 func streamViews(streams []jetstream.StreamStatus) []admin.Stream {
 	out := make([]admin.Stream, len(streams))
 	for i, s := range streams {
-		out[i] = admin.Stream{Name: s.Name, Leader: s.Leader}
+		out[i] = admin.Stream{Name: s.Name, Leader: s.Leader, Missing: s.Missing}
 		for _, r := range s.Replicas {
 			out[i].Replicas = append(out[i].Replicas, admin.Replica{Node: r.Node, Current: r.Current, Offline: r.Offline, Lag: r.Lag})
 		}

@@ -14,16 +14,16 @@ import (
 
 // ClusterCmd has the operator's verbs on all nodes.
 type ClusterCmd struct {
-	Status ClusterStatusCmd `cmd:"" help:"Show the nodes: which leads, which are ready, and how far replicas are behind. Exit code 3 if a node is not ready."`
+	Status ClusterStatusCmd `cmd:"" help:"Show the nodes: which leads, which are ready, and how far replicas are behind. Exit code 3 if no leader is known, a node is not ready or a replica is behind."`
 }
 
 // ClusterStatusCmd shows the nodes.
 type ClusterStatusCmd struct{ endpoint }
 
 // notReadyError has its own exit code, for scripts.
-type notReadyError struct{ nodes []string }
+type notReadyError struct{ what []string }
 
-func (e notReadyError) Error() string { return "not ready: " + strings.Join(e.nodes, ", ") }
+func (e notReadyError) Error() string { return "not ready: " + strings.Join(e.what, ", ") }
 func (notReadyError) ExitCode() int   { return 3 }
 
 // Run prints one line for each node, and what is wrong below.
@@ -36,16 +36,33 @@ func (c *ClusterStatusCmd) Run(p *process) error {
 	if err := c.print(p, raw, func(w io.Writer) { printCluster(w, s) }); err != nil {
 		return err
 	}
+	return unreadiness(s)
+}
+
+// unreadiness returns why the loss of a node may be more than the cluster stands now; nil if it is not.
+func unreadiness(s admin.Cluster) error {
 	var bad notReadyError
+	if s.Leader == "" {
+		bad.what = append(bad.what, "no leader")
+	}
 	for _, n := range s.Nodes {
 		if !n.Ready {
-			bad.nodes = append(bad.nodes, n.Name)
+			bad.what = append(bad.what, n.Name)
 		}
 	}
 	if s.StreamsProblem != "" {
-		bad.nodes = append(bad.nodes, "the store")
+		bad.what = append(bad.what, "the store")
 	}
-	if len(bad.nodes) > 0 {
+	unwell := 0
+	for _, st := range s.Streams {
+		if !wellKept(st) {
+			unwell++
+		}
+	}
+	if unwell > 0 {
+		bad.what = append(bad.what, fmt.Sprintf("replicas of %d streams", unwell))
+	}
+	if len(bad.what) > 0 {
 		return bad
 	}
 	return nil
@@ -94,11 +111,14 @@ func printStreams(w io.Writer, s admin.Cluster) {
 		fmt.Fprintf(w, "the store cannot be looked at now: %s\n", s.StreamsProblem)
 		return
 	}
-	leaderless := 0
+	leaderless, short := 0, 0
 	nodes := map[string]*copies{}
 	for _, st := range s.Streams {
 		if st.Leader == "" {
 			leaderless++
+		}
+		if st.Missing > 0 {
+			short++
 		}
 		for _, r := range st.Replicas {
 			if nodes[r.Node] == nil {
@@ -110,7 +130,10 @@ func printStreams(w io.Writer, s admin.Cluster) {
 	if leaderless > 0 {
 		fmt.Fprintf(w, "%d of %d streams have no leader now\n", leaderless, len(s.Streams))
 	}
-	current := leaderless == 0
+	if short > 0 {
+		fmt.Fprintf(w, "%d of %d streams have fewer replicas than they should\n", short, len(s.Streams))
+	}
+	current := leaderless+short == 0
 	for _, name := range slices.Sorted(maps.Keys(nodes)) {
 		if c := nodes[name]; c.offline+c.behind > 0 {
 			current = false
@@ -120,6 +143,11 @@ func printStreams(w io.Writer, s admin.Cluster) {
 	if len(s.Streams) > 0 && current {
 		fmt.Fprintf(w, "%d streams, all replicas current\n", len(s.Streams))
 	}
+}
+
+// wellKept reports whether all replicas of a stream are there and current.
+func wellKept(s admin.Stream) bool {
+	return s.Leader != "" && s.Missing == 0 && !slices.ContainsFunc(s.Replicas, func(r admin.Replica) bool { return r.Offline || !r.Current })
 }
 
 // copies is how the replicas of one node are.

@@ -42,6 +42,7 @@ type Stream struct {
 	Name     string    `json:"name"`
 	Leader   string    `json:"leader,omitempty"` // empty: it has none now
 	Replicas []Replica `json:"replicas,omitempty"`
+	Missing  int       `json:"missing,omitempty"` // replicas that are not there yet, since too few nodes have room
 }
 
 // Replica is a copy of a stream on a node that does not lead it.

@@ -268,9 +268,9 @@ func damage(t *testing.T, dir string) (files int) {
 	return files
 }
 
-// TestFullDisk fills the disk of the leader, then that of another node, up to the
-// reserve. The node is not ready; what the cluster does goes on; and with space the
-// node comes back by itself.
+// TestFullDisk fills the disk of the leader, then that of another node, to the last
+// byte. The node is not ready; what the cluster does goes on, and queues are made that
+// it cannot copy; and with space the node comes back by itself, and has them.
 func TestFullDisk(t *testing.T) {
 	chaos(t)
 	c, fill := clusterOnSmallDisks(t)
@@ -286,8 +286,19 @@ func TestFullDisk(t *testing.T) {
 		free := fill(victim)
 		c.AwaitReady(t, victim, false)
 		l.progress(20, time.Minute)
+		made := fmt.Sprintf("/queue/made while %s has no room", victim.Name)
+		_, up := leaderAndOther(t, c)
+		if up == victim {
+			up, _ = leaderAndOther(t, c)
+		}
+		w := login(t, up)
+		for range 10 {
+			w.MustConfirm(t, "SEND", []byte("x"), "destination:"+made, "persistent:true")
+		}
+		w.Close()
 		free()
 		c.AwaitReady(t, victim, true)
+		c.AwaitCurrent(t)
 		l.progress(20, time.Minute)
 		g = append(g, everything.reset())
 	}

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -47,4 +49,47 @@ func TestANodeIsReadyWhenItHasCaughtUp(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("/readyz spoke of copying %d times", copying)
+}
+
+// TestACopyThatFoundNoRoomIsMadeLater has a node find no room for its copy of a queue that was made without it. It is not ready until it
+// has made it after all, without a restart of its process.
+func TestACopyThatFoundNoRoomIsMadeLater(t *testing.T) {
+	const full = "/dev/full" // no space left on device
+	if _, err := os.Stat(full); err != nil {
+		t.Skip(err)
+	}
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodeCount})
+	leader, other := leaderAndOther(t, c)
+	w := login(t, leader)
+	other.Kill()
+	send := func() { w.MustConfirm(t, "SEND", []byte("x"), "destination:/queue/copied", "persistent:true") }
+	send()
+	// The server deletes a queue again that a node cannot copy in its first five seconds.
+	for made := time.Now(); time.Since(made) < 6*time.Second; time.Sleep(100 * time.Millisecond) {
+		send()
+	}
+	dirs, err := filepath.Glob(filepath.Join(leader.DataDir(), "jetstream", "$G", "streams", "Q_*"))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("%d queues, %v", len(dirs), err)
+	}
+	dir := filepath.Join(other.DataDir(), "jetstream", "$G", "streams", filepath.Base(dirs[0]))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(full, filepath.Join(dir, "meta.inf.tmp")); err != nil { // where the copy begins; it goes away with the failure
+		t.Fatal(err)
+	}
+	if err := other.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	c.AwaitReady(t, other, true)
+	if err := c.Current(); err != nil {
+		t.Errorf("%s is ready, and %v", other.Name, err)
+	}
+	if log := other.Log(); !strings.Contains(log, "store starts again") {
+		t.Errorf("the node found room at once:\n%s", log)
+	}
+	if code, out, _ := leader.Command("", "cluster", "status", "--set", "data_dir="+leader.DataDir()); code != 0 {
+		t.Errorf("with all copied, cluster status exits with %d:\n%s", code, out)
+	}
 }

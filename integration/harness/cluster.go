@@ -213,6 +213,7 @@ type clusterStatus struct {
 	Leader  string
 	Streams []struct {
 		Name, Leader string
+		Missing      int
 		Replicas     []struct {
 			Node             string
 			Current, Offline bool
@@ -270,13 +271,13 @@ func (c *Cluster) AwaitReady(t testing.TB, n *ClusterNode, ready bool) {
 	})
 }
 
-// AwaitCurrent waits until every stream has a leader and no replica is behind.
+// AwaitCurrent waits until every stream has a leader and all its replicas, and none is behind.
 func (c *Cluster) AwaitCurrent(t testing.TB) {
 	t.Helper()
 	Eventually(t, StartTimeout, c.Current)
 }
 
-// Current returns nil if every stream has a leader and no replica is behind.
+// Current returns nil if every stream has a leader and all its replicas, and none is behind.
 func (c *Cluster) Current() error {
 	s, err := c.status()
 	if err != nil {
@@ -285,6 +286,9 @@ func (c *Cluster) Current() error {
 	for _, st := range s.Streams {
 		if st.Leader == "" {
 			return fmt.Errorf("stream %s has no leader", st.Name)
+		}
+		if st.Missing > 0 {
+			return fmt.Errorf("stream %s lacks %d replicas", st.Name, st.Missing)
 		}
 		for _, r := range st.Replicas {
 			if !r.Current || r.Offline {

@@ -191,12 +191,23 @@ func (n *Node) copyStreams(ctx context.Context, from, to *nats.Conn, toJS jetstr
 		return 0
 	})
 	for i, name := range names {
-		// What a crash left half copied is not there; what is there is whole, but an
-		// older copy may be of another attempt: the source has not changed since.
-		if there, _, err := streamExists(ctx, to, name); err != nil {
+		// Another attempt may have copied it, since which the source has not changed. But a snapshot that broke off leaves a stream without
+		// all of it.
+		there, _, err := streamExists(ctx, to, name)
+		if err != nil {
 			return err
-		} else if there {
-			continue
+		}
+		if there {
+			whole, err := sameState(ctx, from, to, name)
+			if err != nil {
+				return err
+			}
+			if whole {
+				continue
+			}
+			if err := ask(ctx, to, "$JS.API.STREAM.DELETE."+name, struct{}{}, new(struct{})); err != nil {
+				return fmt.Errorf("delete what there is of stream %s, to bring it in again: %w", name, err)
+			}
 		}
 		if err := n.copyStream(ctx, from, to, name); err != nil {
 			return fmt.Errorf("bring stream %s into the cluster: %w", name, err)
@@ -204,6 +215,17 @@ func (n *Node) copyStreams(ctx context.Context, from, to *nats.Conn, toJS jetstr
 		n.log.Info("brought into the cluster", "stream", name, "number", i+1, "of", len(names))
 	}
 	return nil
+}
+
+// sameState reports whether a stream has the same messages in both places.
+func sameState(ctx context.Context, from, to *nats.Conn, name string) (bool, error) {
+	var a, b struct {
+		State jetstream.StreamState `json:"state"`
+	}
+	if err := errors.Join(ask(ctx, from, "$JS.API.STREAM.INFO."+name, struct{}{}, &a), ask(ctx, to, "$JS.API.STREAM.INFO."+name, struct{}{}, &b)); err != nil {
+		return false, fmt.Errorf("compare the copies of stream %s: %w", name, err)
+	}
+	return a.State.Msgs == b.State.Msgs && a.State.FirstSeq == b.State.FirstSeq && a.State.LastSeq == b.State.LastSeq, nil
 }
 
 // copyStream sends the snapshot of a stream as it comes.

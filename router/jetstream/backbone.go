@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,6 +40,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	streams map[string]*stream
+	short   map[string]jetstream.StreamConfig // how streams should be that have fewer replicas
+	begun   bool                              // the store's own streams are open: the cluster has met
 
 	local   replicaStates
 	hearers map[string]func(router.Entry, *outbox.Batch) // by subject
@@ -59,7 +63,7 @@ const (
 // closed and another opened; in a cluster only one node may have one open at a
 // time, which is the caller's to see to.
 func (n *Node) OpenStore(ctx context.Context) (_ *Store, err error) {
-	s := &Store{node: n, opt: n.opt, streams: map[string]*stream{}, syncs: make(chan struct{}, 8)}
+	s := &Store{node: n, opt: n.opt, streams: map[string]*stream{}, short: map[string]jetstream.StreamConfig{}, syncs: make(chan struct{}, 8)}
 	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -110,6 +114,7 @@ func (s *Store) connect() error {
 	if s.node.shared() {
 		s.group.Go(s.watchLanes)
 		s.group.Go(s.watchStrangers)
+		s.group.Go(s.watchReplicas)
 	}
 	s.reader, err = newReader(s.reads)
 	if err == nil && s.node.Clustered() {
@@ -139,6 +144,12 @@ func (s *Store) openSystem(ctx context.Context) error {
 	if err = s.openValues(ctx); err != nil {
 		return err
 	}
+	if s.node.shared() {
+		if err := s.createStream(ctx, s.node.leaseConfig()); err != nil {
+			return err
+		}
+	}
+	s.begun = true
 	if s.records.syncer != nil {
 		return s.records.syncer.verify()
 	}
@@ -212,26 +223,118 @@ func (st *stream) close() {
 	}
 }
 
+// createStream makes a stream, or brings one that exists up to this configuration. Where there are fewer nodes now than replicas it
+// does with fewer until there are: with those that a stream has already, or with the majority that would have to confirm anyway.
+// Only the store's first streams wait for all nodes: else two that lost their data would begin a cluster of their own.
 func (s *Store) createStream(ctx context.Context, c jetstream.StreamConfig) error {
-	attempt := func() error {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		_, err := s.js.CreateStream(ctx, c)
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			// It exists with an older configuration, or with fewer replicas: bring it up
-			// to this one.
-			_, err = s.js.UpdateStream(ctx, c)
-		}
-		return err
+	began := time.Now()
+	retry := func(err error) bool {
+		rejected := errors.Is(err, errRejected) || isCode(err, codeStreamNotMade)
+		return s.node.shared() && (mayPass(err) || rejected && time.Since(began) < rejectedPatience)
 	}
-	err := attempt()
-	for err != nil && s.node.shared() && mayPass(err) && pause(ctx, formingPoll) {
-		err = attempt()
+	err := s.tryStream(ctx, c)
+	for err != nil && retry(err) {
+		if s.doWithFewer(ctx, c, err) {
+			return nil
+		}
+		if !pause(ctx, formingPoll) {
+			break
+		}
+		err = s.tryStream(ctx, c)
 	}
 	if err != nil {
 		return unavailable(fmt.Errorf("open stream %s: %w", c.Name, err))
 	}
 	return nil
+}
+
+func (s *Store) tryStream(ctx context.Context, c jetstream.StreamConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	st, err := s.js.CreateStream(ctx, c)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		_, err = s.js.UpdateStream(ctx, c) // of before, or with another number of replicas
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return s.accepted(ctx, st.CachedInfo())
+}
+
+const (
+	// rejectionTime is for how long after it was made a stream is deleted again if any node cannot begin its copy (2.15.2).
+	rejectionTime = 5 * time.Second
+	// rejectedPatience is how long a stream is made again that was deleted so: a node without room soon stops, and then does not count.
+	rejectedPatience = 30 * time.Second
+)
+
+var errRejected = errors.New("a node could not begin its copy of the stream")
+
+// accepted returns once a new stream stays: what was stored in one that is deleted again would be lost though it was confirmed. Where
+// all nodes that are to have it have room that is at once.
+func (s *Store) accepted(ctx context.Context, info *jetstream.StreamInfo) error {
+	peers := s.node.peers.Load()
+	if peers == nil || info.Cluster == nil || time.Since(info.Created).Abs() > time.Minute {
+		return nil
+	}
+	cramped := peers.cramped(info.Cluster.Leader)
+	for _, r := range info.Cluster.Replicas {
+		cramped = cramped || peers.cramped(r.Name)
+	}
+	for end := time.Now().Add(rejectionTime); cramped && time.Now().Before(end); {
+		if !pause(ctx, formingPoll) {
+			return ctx.Err()
+		}
+		if _, err := s.leaderInfo(ctx, info.Config.Name); errors.Is(err, jetstream.ErrStreamNotFound) {
+			return errRejected
+		}
+	}
+	return nil
+}
+
+// doWithFewer reports whether a stream that cannot have all its replicas now has fewer.
+func (s *Store) doWithFewer(ctx context.Context, c jetstream.StreamConfig, err error) bool {
+	if !isCode(err, codeClusterNoPeers) {
+		return false
+	}
+	there := c
+	there.Replicas = 0
+	if info, err := s.leaderInfo(ctx, c.Name); err == nil {
+		there.Replicas = info.Config.Replicas
+	} else if errors.Is(err, jetstream.ErrStreamNotFound) && s.begun {
+		there.Replicas = c.Replicas/2 + 1
+	}
+	if there.Replicas == 0 || there.Replicas >= c.Replicas || s.tryStream(ctx, there) != nil {
+		return false
+	}
+	s.opt.Log.Warn("fewer replicas than there should be, until enough nodes have room", "stream", c.Name, "replicas", there.Replicas, "should_be", c.Replicas)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.short[c.Name] = c
+	return true
+}
+
+// raiseDelay is how often streams with too few replicas are looked after.
+const raiseDelay = 2 * time.Second
+
+// watchReplicas gives streams the replicas that they lack, once there are nodes for them.
+func (s *Store) watchReplicas() {
+	for pause(s.life, raiseDelay) {
+		s.mu.Lock()
+		short := slices.Collect(maps.Values(s.short))
+		s.mu.Unlock()
+		for _, c := range short {
+			if err := s.tryStream(s.life, c); err != nil {
+				s.opt.Log.Debug("no replica more yet", "stream", c.Name, "error", err)
+				break // it is the same for the others
+			}
+			s.mu.Lock()
+			delete(s.short, c.Name)
+			s.mu.Unlock()
+			s.opt.Log.Info("a stream has all its replicas", "stream", c.Name, "replicas", c.Replicas)
+		}
+	}
 }
 
 // deleteStream deletes a stream with all it holds.
@@ -241,6 +344,7 @@ func (s *Store) deleteStream(ctx context.Context, name string) error {
 	s.mu.Lock()
 	st := s.streams[name]
 	delete(s.streams, name)
+	delete(s.short, name)
 	s.mu.Unlock()
 	if st != nil {
 		st.close()

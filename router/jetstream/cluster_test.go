@@ -207,6 +207,10 @@ func TestClusterGrowsFromOne(t *testing.T) {
 	// Another node must not open an empty store first.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	// What an attempt left that broke off does not count as brought in.
+	if err := c.nodes[0].LeaveHalf(ctx, "MQGATE_BINDINGS", "b.*"); err != nil {
+		t.Fatal(err)
+	}
 	if s, err := c.nodes[1].OpenStore(ctx); err == nil {
 		s.Close()
 		t.Fatal("a node without data opened the store first")
@@ -238,6 +242,51 @@ func TestClusterGrowsFromOne(t *testing.T) {
 	}
 	if b, err := s.Bindings(context.Background()); err != nil || len(b) != 1 || string(b[0]) != "binding" {
 		t.Errorf("bindings %q, %v", b, err)
+	}
+}
+
+// Three nodes become five: every stream gets as many replicas, that of the lease too. While only some nodes are there the store opens
+// with the replicas that it has.
+func TestClusterGrowsFromThreeToFive(t *testing.T) {
+	c := newClusterOf(t, 5, func(_ int, o *jetstream.Options) { o.Cluster.Replicas = 3 })
+	all := slices.Clone(c.opts[0].Cluster.Join)
+	for i := range c.opts {
+		c.opts[i].Cluster.Join = all[:3]
+	}
+	for i := range 3 {
+		c.start(i)
+	}
+	s := c.open(0)
+	want := numbered("message ", 200)
+	appendN(t, openLog(t, s, crashQueue), want...)
+	for i := range 3 {
+		c.awaitCurrent(i)
+	}
+	s.Close()
+	for i := range c.opts {
+		c.opts[i].Cluster.Replicas, c.opts[i].Cluster.Join = 5, all
+	}
+	for i := range 3 { // one at a time, as operators do
+		c.stop(i)
+		c.start(i)
+		c.awaitCurrent(i)
+	}
+	s = c.open(0)
+	defer s.Close()
+	l := openLog(t, s, crashQueue)
+	streams := c.status(0)
+	if list, err := streams(); err != nil || len(list) < 7 || list[0].Missing != 2 {
+		t.Errorf("with three nodes of five: %+v, %v", list, err)
+	}
+	c.start(3)
+	c.start(4)
+	within(t, time.Minute, func() error { return replicated(5, streams) })
+	list, err := streams()
+	if err != nil || !slices.ContainsFunc(list, func(s jetstream.StreamStatus) bool { return s.Name == "MQGATE_LEASE" }) {
+		t.Errorf("the lease has no stream among %+v, %v", list, err)
+	}
+	if got := bodies(readAll(t, l, 1, 100)); !slices.Equal(got, want) {
+		t.Errorf("%d messages, want %d", len(got), len(want))
 	}
 }
 

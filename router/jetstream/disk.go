@@ -1,6 +1,9 @@
 package jetstream
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -77,19 +80,89 @@ func (n *Node) DiskLow() bool {
 	return err == nil && free < n.opt.MinFreeBytes
 }
 
-// revive starts the embedded server's JetStream again where it stopped since the disk had no byte left, once there is room above the
-// reserve: the server itself waits for a restart of the process. What the others stored meanwhile is copied.
-func (n *Node) revive() {
-	if !n.keepsReplicas() || n.server.JetStreamEnabled() || n.DiskLow() {
+// Crammed reports whether the node had no room and its copies have not been complete since: what could not be written then is
+// missing until it is copied.
+func (n *Node) Crammed() bool { return n.crammed.Load() }
+
+// mending is a node's recovery from a full disk.
+type mending struct {
+	node  *Node
+	pause time.Duration // between two starts of the store that did not help
+	again time.Time     // when it may start once more
+}
+
+const (
+	mendLook               = time.Second
+	mendFirst, mendLongest = 15 * time.Second, 10 * time.Minute
+)
+
+// watchDisk mends what a full disk broke, until ctx ends.
+func (n *Node) watchDisk(ctx context.Context) {
+	if !n.keepsReplicas() {
 		return
 	}
-	n.log.Info("the disk has room again: this node's store starts again")
-	if err := n.server.EnableJetStream(&server.JetStreamConfig{
+	m := mending{node: n, pause: mendFirst}
+	for pause(ctx, mendLook) {
+		m.look()
+	}
+}
+
+// look starts the embedded server's JetStream again once there is room above the reserve, where it stopped since the disk had no byte
+// left, or gave up a copy: the server itself waits for a restart of the process. What the others stored meanwhile is copied.
+func (m *mending) look() {
+	n := m.node
+	why := "it had stopped"
+	switch enabled := n.server.JetStreamEnabled(); {
+	case n.DiskLow():
+		n.crammed.Store(true)
+		return
+	case !enabled && n.server.JetStreamConfig() != nil:
+		return // it is still stopping
+	case !enabled:
+	case n.Current() == nil:
+		n.crammed.Store(false)
+		m.pause = mendFirst
+		return
+	default:
+		if why = n.givenUp(); why == "" {
+			return // it copies
+		}
+	}
+	n.crammed.Store(true)
+	if time.Now().Before(m.again) {
+		return
+	}
+	m.again = time.Now().Add(m.pause)
+	m.pause = min(2*m.pause, mendLongest)
+	n.log.Info("there is room on the disk: this node's store starts again", "why", why)
+	if err := n.restart(); err != nil {
+		n.log.Error("this node's store could not start again; it will try again", "error", err)
+	}
+}
+
+// restart starts JetStream alone again; the server and its connections stay.
+func (n *Node) restart() error {
+	if err := n.server.ShutdownJetStream(); err != nil {
+		return err
+	}
+	err := n.server.EnableJetStream(&server.JetStreamConfig{
 		StoreDir: n.opt.Dir, MaxMemory: n.limits.MaxMemory, MaxStore: n.limits.MaxStore, SyncInterval: n.limits.SyncInterval,
 		SyncAlways: n.limits.SyncAlways, Strict: n.limits.Strict,
-	}); err != nil {
-		n.log.Error("this node's store could not start again; restart the process", "error", err)
+	})
+	if err != nil { // it calls itself enabled all the same (2.15.2)
+		err = errors.Join(err, n.server.ShutdownJetStream())
 	}
+	return err
+}
+
+// givenUp tells of a copy that the server gave up: one that it could not begin, or not write. It never tries again.
+func (n *Node) givenUp() string {
+	for _, e := range n.server.Healthz(&server.HealthzOptions{Details: true}).Errors {
+		if strings.Contains(e.Error, "stream assignment error") || strings.Contains(e.Error, "write error") {
+			return e.Error
+		}
+	}
+	return ""
 }
 
 // DiskLow reports whether appends are refused for lack of disk space.

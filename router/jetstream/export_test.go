@@ -4,6 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/mqgate/mqgate/router"
 )
 
 // LeadElsewhere has a node take the leadership of all open streams.
@@ -37,4 +42,37 @@ func (n *Node) HasDataAndIsSlow() error {
 	n.claim = c
 	_, err = c.SubscribeSync(adoptAsk)
 	return errors.Join(err, c.Flush())
+}
+
+// RunOut stops JetStream as the server does when the disk has no byte left.
+func (n *Node) RunOut() error { return n.server.ShutdownJetStream() }
+
+// QueueStream is the name of a queue's stream.
+func QueueStream(id router.MailboxID) string { return "Q_" + mailboxHash(id) }
+
+// HearCramped has the node hear that another has no room; it takes no part in an election.
+func (n *Node) HearCramped(node string) {
+	n.peers.Store(&peers{full: map[string]time.Time{node: time.Now()}})
+}
+
+// LeaveHalf makes the stream that is left when a snapshot of it broke off.
+func (n *Node) LeaveHalf(ctx context.Context, name, subject string) error {
+	c, err := n.dial("half")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	js, err := jetstream.New(c)
+	if err != nil {
+		return err
+	}
+	if err := n.waitForming(ctx, c); err != nil {
+		return err
+	}
+	for {
+		_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{subject}, MaxMsgsPerSubject: 1, Replicas: n.replicas()})
+		if err == nil || !mayPass(err) || !pause(ctx, formingPoll) {
+			return err
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // ExternalOptions name a NATS that stores instead of the embedded server. The
@@ -30,6 +31,8 @@ const (
 	// The oldest version with atomic batches, and its API level.
 	oldestMajor, oldestMinor, oldestLevel = 2, 12, 2
 	externalTimeout                       = 10 * time.Second
+	// meetingTime is how long servers that have just started are given to know of each other.
+	meetingTime = 5 * time.Second
 	// headerRoom is what a message's headers may take of the largest payload.
 	headerRoom = 4 << 10
 )
@@ -64,6 +67,9 @@ func (n *Node) reachExternal() error {
 			o.Replicas = defaultReplicas
 		}
 		n.opt.External = &o
+	}
+	if err := n.checkReplicas(c); err != nil {
+		return err
 	}
 	if most := int(c.MaxPayload()) - headerRoom; most < n.opt.MaxMessageBytes {
 		n.opt.MaxMessageBytes = most
@@ -114,6 +120,31 @@ func checkJetStream(c *nats.Conn) error {
 			a.API.Level, oldestLevel, oldestMajor, oldestMinor)
 	}
 	return nil
+}
+
+// checkReplicas makes the first stream, unless it is there: NATS refuses more replicas than it has servers for, and no gateway could
+// ever lead.
+func (n *Node) checkReplicas(c *nats.Conn) error {
+	js, err := jetstream.New(c)
+	if err != nil {
+		return fmt.Errorf("use JetStream: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), meetingTime)
+	defer cancel()
+	_, err = js.Stream(ctx, leaseStream)
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil // it is there, or NATS elects: the gateway waits for that
+	}
+	for {
+		if _, err = js.CreateStream(ctx, n.leaseConfig()); !isCode(err, codeClusterNoPeers) {
+			return nil // another gateway was faster, or as above
+		}
+		if !pause(ctx, formingPoll) {
+			r := n.replicas()
+			return fmt.Errorf("NATS has fewer than %d servers that could store, and each stream is to have %d replicas: start %d servers of its cluster with JetStream, or set nats.replicas to what there are: %w",
+				r, r, r, err)
+		}
+	}
 }
 
 func (n *Node) dialExternal(name string, opts ...nats.Option) (*nats.Conn, error) {

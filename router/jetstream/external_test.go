@@ -100,10 +100,10 @@ func TestExternalNATS(t *testing.T) {
 	}
 }
 
-// natsCluster runs three servers that are one NATS, and returns their addresses with commas between.
-func natsCluster(t *testing.T) (all []*server.Server, addrs string) {
+// natsCluster runs servers that are one NATS, and returns their addresses with commas between.
+func natsCluster(t *testing.T, servers int) (all []*server.Server, addrs string) {
 	t.Helper()
-	clients, routes := freeAddrs(t, 3), freeAddrs(t, 3)
+	clients, routes := freeAddrs(t, servers), freeAddrs(t, servers)
 	var urls []*url.URL
 	for _, a := range routes {
 		urls = append(urls, &url.URL{Scheme: "nats-route", Host: a})
@@ -134,7 +134,7 @@ func natsCluster(t *testing.T) (all []*server.Server, addrs string) {
 
 // In a NATS of several servers each stream has three replicas, and the loss of its leader fails no append.
 func TestExternalNATSOfSeveral(t *testing.T) {
-	all, addrs := natsCluster(t)
+	all, addrs := natsCluster(t, 3)
 	o := external("")
 	o.External.URL = addrs
 	n, err := jetstream.StartNode(o)
@@ -175,6 +175,63 @@ func TestExternalNATSOfSeveral(t *testing.T) {
 	appendN(t, l, want[100:]...)
 	if got := bodies(readAll(t, l, 1, 100)); !slices.Equal(got, want) {
 		t.Errorf("%d messages, want %d in order", len(got), len(want))
+	}
+}
+
+// In a NATS of two servers three replicas have no place: the gateway says so instead of waiting for a leader for ever. With fewer it starts.
+func TestExternalNATSOfTwo(t *testing.T) {
+	_, addrs := natsCluster(t, 2)
+	o := external("")
+	o.External.URL = addrs
+	n, err := jetstream.StartNode(o)
+	if err == nil {
+		n.Close()
+	}
+	for _, part := range []string{"fewer than 3 servers", "start 3 servers of its cluster with JetStream", "nats.replicas"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Fatalf("error %v, want %q", err, part)
+		}
+	}
+	o.External.Replicas = 2
+	if n, err = jetstream.StartNode(o); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	s, err := n.OpenStore(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	appendN(t, openLog(t, s, crashQueue), "stored")
+}
+
+// One server becomes three: the streams of before get three replicas.
+func TestExternalNATSGrows(t *testing.T) {
+	_, addrs := natsCluster(t, 3)
+	o := external("")
+	o.External.URL, o.External.Replicas = addrs, 1
+	for _, copies := range []int{1, 3} {
+		o.External.Replicas = copies
+		n, err := jetstream.StartNode(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := n.OpenStore(context.Background())
+		if err != nil {
+			n.Close()
+			t.Fatal(err)
+		}
+		appendN(t, openLog(t, s, crashQueue), "stored")
+		status, err := n.Status(func() []byte { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		within(t, time.Minute, func() error {
+			return replicated(copies, func() ([]jetstream.StreamStatus, error) { return status.Streams(context.Background()) })
+		})
+		status.Close()
+		s.Close()
+		n.Close()
 	}
 }
 

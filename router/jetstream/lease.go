@@ -159,16 +159,15 @@ func (n *Node) Campaign(ctx context.Context, who Candidate) error {
 	defer n.peers.Store(nil)
 	e := &election{node: n, conn: conn, js: js, log: n.log, who: who, changed: time.Now(), answered: time.Now(), peers: p}
 	var watching sync.WaitGroup
+	defer watching.Wait()
 	watching.Go(func() { e.watch(ctx) })
-	tick, slow := time.NewTicker(leaseLook), time.NewTicker(time.Second)
+	watching.Go(func() { n.watchDisk(ctx) })
+	tick := time.NewTicker(leaseLook)
 	defer tick.Stop()
-	defer slow.Stop()
 	for {
 		select {
 		case <-tick.C:
 			e.look(ctx)
-		case <-slow.C:
-			n.revive()
 		case <-ctx.Done():
 			watching.Wait()
 			who.Follow("", "", true)
@@ -304,12 +303,17 @@ func (n *Node) LeaseAge() time.Duration {
 	return max(time.Since(epoch)-time.Duration(n.leaseSeen.Load()), 0)
 }
 
+// leaseConfig is how the stream of the lease should be; who opens the store brings it up to that.
+func (n *Node) leaseConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: leaseStream, Subjects: []string{leaseSubject}, MaxMsgsPerSubject: 1, Storage: jetstream.FileStorage, Replicas: n.replicas(),
+	}
+}
+
 func (e *election) create(ctx context.Context) error {
 	_, err := e.js.Stream(ctx, leaseStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) && e.node.mayLead() {
-		_, err = e.js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: leaseStream, Subjects: []string{leaseSubject}, MaxMsgsPerSubject: 1, Storage: jetstream.FileStorage, Replicas: e.node.replicas(),
-		})
+		_, err = e.js.CreateStream(ctx, e.node.leaseConfig())
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return err

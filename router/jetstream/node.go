@@ -65,10 +65,12 @@ type Node struct {
 	login  nats.Option // of a server that others could connect to; else nil
 	limits server.JetStreamConfig
 
-	leaseSeen atomic.Int64          // when a renewal of the leader's lease was seen last, as time since epoch
-	peers     atomic.Pointer[peers] // while it takes part in elections
-	aside     bool                  // data of before the cluster waits to be brought in
-	claim     *nats.Conn            // says so to the other nodes
+	peers   atomic.Pointer[peers] // while it takes part in elections
+	crammed atomic.Bool           // the node had no room, and its copies have not been complete since
+
+	leaseSeen atomic.Int64 // when a renewal of the leader's lease was seen last, as time since epoch
+	aside     bool         // data of before the cluster waits to be brought in
+	claim     *nats.Conn   // says so to the other nodes
 }
 
 const (

@@ -15,6 +15,8 @@ const (
 	greetEvery   = 200 * time.Millisecond
 	// peerPatience is how long a silent node counts as reached.
 	peerPatience = 1500 * time.Millisecond
+	// crampedPatience is how long a node is taken to have no room after it last said so.
+	crampedPatience = 10 * time.Second
 )
 
 // peers tells whether this node is among the majority of the cluster. Every node
@@ -28,15 +30,19 @@ type peers struct {
 	mu    sync.Mutex
 	heard map[string]time.Time // by node: its last greeting
 	known map[string]time.Time // by node: when it last said that it hears this one
+	full  map[string]time.Time // by node: when it last said that its disk is nearly full
+	low   func() bool          // whether this node's is
 }
 
 type greeting struct {
 	Node  string   `json:"node"`
 	Hears []string `json:"hears"`
+	Full  bool     `json:"full,omitempty"`
 }
 
 func newPeers(n *Node, conn *nats.Conn) (*peers, error) {
-	p := &peers{conn: conn, name: n.opt.NodeName, heard: map[string]time.Time{}, known: map[string]time.Time{}}
+	p := &peers{conn: conn, name: n.opt.NodeName, heard: map[string]time.Time{}, known: map[string]time.Time{},
+		full: map[string]time.Time{}, low: func() bool { return n.keepsReplicas() && n.DiskLow() }}
 	if !n.External() {
 		p.size = max(len(n.opt.Cluster.Join), n.replicas())
 	}
@@ -55,6 +61,9 @@ func (p *peers) greeted(m *nats.Msg) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.heard[g.Node] = now
+	if g.Full {
+		p.full[g.Node] = now
+	}
 	if slices.Contains(g.Hears, p.name) {
 		p.known[g.Node] = now
 	}
@@ -62,8 +71,11 @@ func (p *peers) greeted(m *nats.Msg) {
 
 // greet tells the others that this node lives.
 func (p *peers) greet() {
-	g := greeting{Node: p.name}
+	g := greeting{Node: p.name, Full: p.low()}
 	p.mu.Lock()
+	if g.Full {
+		p.full[p.name] = time.Now()
+	}
 	for n, at := range p.heard {
 		if time.Since(at) < peerPatience {
 			g.Hears = append(g.Hears, n)
@@ -77,6 +89,14 @@ func (p *peers) greet() {
 	if err == nil {
 		_ = p.conn.Publish(aliveSubject, b) // it fails when the node stops
 	}
+}
+
+// cramped reports whether a node said a short while ago that its disk is nearly full.
+func (p *peers) cramped(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, said := p.full[node]
+	return said && time.Since(at) < crampedPatience
 }
 
 // majority reports whether this node and those that it reaches are more than half.

@@ -156,7 +156,14 @@ const (
 	codeClusterNotAssigned   = 10007
 	codeClusterPeerNotMember = 10040
 	codeStreamOffline        = 10118
+	codeStreamNotMade        = 10049 // one of the nodes has no room
 )
+
+// isCode reports whether JetStream refused with a code.
+func isCode(err error, code jetstream.ErrorCode) bool {
+	var api jetstream.JetStreamError
+	return errors.As(err, &api) && api.APIError() != nil && api.APIError().ErrorCode == code
+}
 
 // mayPass reports whether an error is one that a cluster gives while it forms or
 // elects, and not a refusal.

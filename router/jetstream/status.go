@@ -131,6 +131,8 @@ type StreamStatus struct {
 	Name     string
 	Leader   string
 	Replicas []Replica
+	// Missing is how many replicas there are less than there should be.
+	Missing int
 }
 
 // Streams returns how all streams that are replicated are; it fails while no majority of
@@ -144,7 +146,7 @@ func (s *Status) Streams(ctx context.Context) ([]StreamStatus, error) {
 		if info.Cluster == nil {
 			continue // of an external NATS that is one server
 		}
-		st := StreamStatus{Name: info.Config.Name, Leader: nodeName(info.Cluster.Leader)}
+		st := StreamStatus{Name: info.Config.Name, Leader: nodeName(info.Cluster.Leader), Missing: max(s.node.replicas()-info.Config.Replicas, 0)}
 		for _, r := range info.Cluster.Replicas {
 			st.Replicas = append(st.Replicas, Replica{Node: nodeName(r.Name), Current: r.Current, Offline: r.Offline, Lag: r.Lag})
 		}
