@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/mqgate/mqgate/integration/harness"
 )
 
@@ -185,67 +183,4 @@ func kill(t *testing.T, data string) {
 		return
 	}
 	t.Fatalf("no process has the data directory %s", data)
-}
-
-// TestExampleFiles loads every file of examples/cluster that no other test does.
-func TestExampleFiles(t *testing.T) {
-	harness.RequireHAProxy(t)
-	binary, err := harness.PlainBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := harness.TempDir(t)
-	check := func(name string, args ...string) {
-		t.Helper()
-		cmd := exec.Command(name, args...)
-		cmd.Env = append(harness.Environment(), "MQGATE_NODE_NAME=n1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-		}
-	}
-	text, err := os.ReadFile(filepath.Join(example, "compose", "mqgate.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, b := range map[string][]byte{"mqgate.yaml": text, "secret": []byte(strings.Repeat("s3cret", 6))} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	check(binary, "config", "check", filepath.Join(dir, "mqgate.yaml"))
-	check(harness.HAProxyBinary, "-c", "-f", filepath.Join(example, "compose", "haproxy.cfg"))
-	var compose struct {
-		Services map[string]struct{ Volumes []string }
-	}
-	if text, err = os.ReadFile(filepath.Join(example, "compose", "compose.yaml")); err != nil {
-		t.Fatal(err)
-	}
-	if err := yaml.Unmarshal(text, &compose); err != nil || len(compose.Services) != 4 {
-		t.Errorf("compose.yaml: %d services, %v", len(compose.Services), err)
-	}
-	for name, s := range compose.Services {
-		for _, v := range s.Volumes {
-			file, _, _ := strings.Cut(v, ":")
-			if !strings.HasPrefix(file, "./") || file == "./secret" {
-				continue
-			}
-			if _, err := os.Stat(filepath.Join(example, "compose", file)); err != nil {
-				t.Errorf("service %s: %v", name, err)
-			}
-		}
-	}
-	unit, err := os.ReadFile(filepath.Join(example, "systemd", "mqgate.service"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Log("systemd-analyze is not there: the unit is not checked")
-		return
-	}
-	installed := strings.ReplaceAll(string(unit), "/usr/bin/mqgate", binary)
-	path := filepath.Join(dir, "mqgate.service")
-	if err := os.WriteFile(path, []byte(installed), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	check("systemd-analyze", "verify", path)
 }
