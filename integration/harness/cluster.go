@@ -36,9 +36,10 @@ type ClusterOptions struct {
 
 // Cluster is a number of gateways behind HAProxy, on this machine.
 type Cluster struct {
-	Nodes   []*ClusterNode
-	Network *Network
-	fronts  map[string]string
+	Nodes    []*ClusterNode
+	Network  *Network
+	Balancer *HAProxy
+	fronts   map[string]string
 }
 
 // ClusterNode is one of them.
@@ -101,7 +102,7 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	for _, n := range c.Nodes {
 		c.AwaitReady(t, n, true)
 	}
-	startHAProxy(t, dir, c.fronts, c.Nodes)
+	c.Balancer = startHAProxy(t, dir, c.fronts, c.Nodes)
 	return c
 }
 
