@@ -98,6 +98,13 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	if o.Nodes > 1 {
 		c.join(secret)
 	}
+	t.Cleanup(func() { // before each is waited for: they end beside each other
+		for _, n := range c.Nodes {
+			if n.Running() {
+				n.Terminate()
+			}
+		}
+	})
 	c.StartAll(t)
 	for _, n := range c.Nodes {
 		c.AwaitReady(t, n, true)
