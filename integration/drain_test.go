@@ -118,7 +118,7 @@ func (all leavers) serves() bool {
 // at a time, and those that are left are served on. STOMP clients are told why. MQTT 3.1.1 has no words for it, and sees an end, but
 // not before the load balancer could know.
 func TestDrainIsSpread(t *testing.T) {
-	b := harness.Start(t, "drain.grace=5s", "drain.spread=60s")
+	b := harness.Start(t, "drain.grace=10s", "drain.spread=60s")
 	all := map[string]leavers{}
 	for range 150 {
 		all["stomp"] = append(all["stomp"], stompLeaver(t, b.Addr()))
@@ -134,7 +134,7 @@ func TestDrainIsSpread(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
-		if err == nil && (resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(text), "[-] draining")) {
+		if err == nil && (resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(text), "[-] accepting: draining")) {
 			err = errors.New("the gateway still takes clients")
 		}
 		return err

@@ -332,12 +332,12 @@ func (r *running) drains(node string) {
 		}
 	}
 	r.balancer(node, "is stopping")
+	old.MustConfirm(r.t, "SEND", []byte("drained"), "destination:/queue/example")
 	for range 6 {
 		if _, n := r.joins(); n == node || n == "" {
 			r.t.Errorf("a new client came to %q while %s is drained", n, node)
 		}
 	}
-	old.MustConfirm(r.t, "SEND", []byte("drained"), "destination:/queue/example")
 	last, _ := old.ReadToEnd()
 	if last == nil || last.Command != "ERROR" || !strings.Contains(last.Headers["message"], "shutting down") {
 		r.t.Errorf("the old client was sent away with %v", last)
