@@ -1,12 +1,9 @@
 package config
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 )
@@ -71,31 +68,6 @@ func (f Federation) Enabled() bool { return f.Site != "" }
 // Secret reads the secret that all sites share.
 func (f Federation) Secret() (string, error) {
 	return readSecret("federation.secret_file", f.SecretFile)
-}
-
-// minSecret is what cannot be guessed.
-const minSecret = 16
-
-func readSecret(key, name string) (string, error) {
-	const hint = `write one with: (umask 077; head -c 32 /dev/urandom | base64 >FILE)`
-	info, err := os.Stat(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "", problem(key, hint, "%s does not exist", quote(name))
-	case err != nil:
-		return "", problem(key, "", "cannot be read: %s", err)
-	case info.Mode().Perm()&0o077 != 0:
-		return "", problem(key, "run: chmod 600 "+name, "%s can be read by others", quote(name))
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return "", problem(key, "", "cannot be read: %s", err)
-	}
-	secret := strings.TrimSpace(string(b))
-	if len(secret) < minSecret {
-		return "", problem(key, hint, "the secret in %s is shorter than %d characters", quote(name), minSecret)
-	}
-	return secret, nil
 }
 
 // checkCluster looks at the keys of cluster and nats together.

@@ -1,8 +1,6 @@
 package config
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -103,30 +101,4 @@ func TestClusterKeysOfTheEnvironment(t *testing.T) {
 	if k := c.Cluster; !k.Enabled() || len(k.Join) != 3 || k.Storage || k.SecretFile != "/run/secret" {
 		t.Errorf("%+v", k)
 	}
-}
-
-func TestSecretFiles(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "secret")
-	k := Cluster{SecretFile: name}
-	fails := func(want string) {
-		t.Helper()
-		if _, err := k.Secret(); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, want %q", err, want)
-		}
-	}
-	fails("does not exist")
-	if err := os.WriteFile(name, []byte("0123456789abcdef\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	fails("can be read by others")
-	if err := os.Chmod(name, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if s, err := k.Secret(); err != nil || s != "0123456789abcdef" {
-		t.Errorf("secret %q, %v", s, err)
-	}
-	if err := os.WriteFile(name, []byte("short"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	fails("shorter than")
 }

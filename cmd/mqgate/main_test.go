@@ -76,6 +76,9 @@ func TestExitCodes(t *testing.T) {
 	good := writeFile(t, "good.yaml", "stomp: {listen: \"127.0.0.1:0\"}\n")
 	bad := writeFile(t, "bad.yaml", "stomp:\n  lisen: x\nlog: {level: loud}\n")
 	pattern := writeFile(t, "pattern.yaml", "anonymous: {read: [plant]}\n")
+	secret := writeFile(t, "secret", "0123456789abcdef")
+	node := writeFile(t, "node.yaml", `cluster: {name: c, listen: "127.0.0.1:6222", join: ["a:1", "b:1", "c:1"], secret_file: "`+secret+`"}`)
+	site := writeFile(t, "site.yaml", `federation: {site: s, listen: "127.0.0.1:7422", secret_file: missing}`)
 	missing := filepath.Join(t.TempDir(), "no.yaml")
 	tests := []struct {
 		name           string
@@ -96,6 +99,9 @@ func TestExitCodes(t *testing.T) {
 		{"check finds a pattern", []string{"config", "check", pattern}, nil, exitUsage, "", `anonymous: pattern "plant" does not say what it names`},
 		{"check looks at the environment", []string{"config", "check", good}, []string{"MQGATE_LOG_LEVEL=loud"}, exitUsage, "", "MQGATE_LOG_LEVEL: log.level: must be"},
 		{"check takes settings", []string{"config", "check", good, "--set", "log.level=loud"}, nil, exitUsage, "", "--set: log.level: must be"},
+		{"check reads the secret", []string{"config", "check", node}, nil, exitOK, "node.yaml: ok\n", ""},
+		{"check misses the secret of nodes", []string{"config", "check", node, "--set", "cluster.secret_file=" + missing}, nil, exitUsage, "", "cluster.secret_file: "},
+		{"check misses the secret of sites", []string{"config", "check", site}, nil, exitUsage, "", "federation.secret_file: "},
 		{"check of no file", []string{"config", "check", missing}, nil, exitUsage, "", "no such file"},
 		{"serve with a bad configuration", []string{"serve", "--config", bad}, nil, exitUsage, "", "bad.yaml:2"},
 		{"serve without its file", []string{"--config", missing}, nil, exitUsage, "", "no such file"},

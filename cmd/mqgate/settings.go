@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/mqgate/mqgate/config"
@@ -28,8 +29,23 @@ func (c *ConfigCheckCmd) Run(p *process) error {
 	if _, err := auth.New(auth.OptionsFrom(cfg)); err != nil {
 		return usageError{err.Error()}
 	}
+	if err := checkSecrets(cfg); err != nil {
+		return usageError{err.Error()}
+	}
 	_, err = fmt.Fprintf(p.stdout, "%s: ok\n", c.File)
 	return err
+}
+
+// checkSecrets reads what nodes and sites share, as the start does.
+func checkSecrets(cfg *config.Config) error {
+	var node, site error
+	if cfg.Cluster.Enabled() {
+		_, node = cfg.Cluster.Secret()
+	}
+	if cfg.Federation.Enabled() {
+		_, site = cfg.Federation.Secret()
+	}
+	return errors.Join(node, site)
 }
 
 // ConfigDefaultCmd prints the reference configuration.

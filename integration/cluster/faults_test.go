@@ -183,6 +183,24 @@ func TestPause(t *testing.T) {
 	g.log(t, "a node stood still")
 }
 
+// TestBalancer kills HAProxy under the load of all protocols and starts it again: all clients lose their connections at once, come
+// back, and nothing is lost.
+func TestBalancer(t *testing.T) {
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodes(t)})
+	l := start(t, c, pace)
+	l.progress(50, time.Minute)
+	var g gaps
+	for range 3 {
+		everything.reset()
+		c.Balancer.Kill()
+		c.Balancer.Start(t)
+		l.progress(20, time.Minute)
+		g = append(g, everything.reset())
+	}
+	l.finish()
+	g.log(t, "HAProxy was killed")
+}
+
 // TestLostDirectory kills a node, removes its data and starts it: it copies
 // everything from the others. Then another node is killed, so that what was copied
 // is needed.

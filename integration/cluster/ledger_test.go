@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -121,10 +122,20 @@ func (l *ledger) counts() (confirmed, came int) {
 }
 
 // missing are confirmed messages that did not come.
-func (l *ledger) missing() (ids []string) {
+func (l *ledger) missing() (ids []string) { return l.missingOf(l.confirmations()) }
+
+// confirmations are those until now.
+func (l *ledger) confirmations() map[string]time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for id := range l.confirmed {
+	return maps.Clone(l.confirmed)
+}
+
+// missingOf are those of some messages that did not come.
+func (l *ledger) missingOf(some map[string]time.Time) (ids []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id := range some {
 		if l.came[id] == 0 {
 			ids = append(ids, id)
 		}

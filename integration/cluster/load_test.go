@@ -24,9 +24,9 @@ type load struct {
 	ledgers []*ledger
 	pace    time.Duration // between two messages of a sender
 
-	sending, receiving context.Context
-	stopSending, stop  context.CancelFunc
-	senders, receivers sync.WaitGroup
+	sending, receiving, attached context.Context
+	stopSending, stop, detach    context.CancelFunc // detach ends those receivers for whom their messages wait apart
+	senders, receivers           sync.WaitGroup
 
 	mu   sync.Mutex
 	ends map[string]int // how connections ended, or could not be made
@@ -109,28 +109,53 @@ func start(t *testing.T, c *harness.Cluster, pace time.Duration) *load {
 	t.Helper()
 	l := &load{t: t, c: c, pace: pace, ends: map[string]int{}}
 	l.receiving, l.stop = context.WithCancel(context.Background())
+	l.attached, l.detach = context.WithCancel(l.receiving)
 	l.sending, l.stopSending = context.WithCancel(l.receiving)
 	t.Cleanup(func() { l.stop(); l.senders.Wait(); l.receivers.Wait() })
 	everything = pulse{}
 
-	queue := l.ledger("STOMP queue", false, false)
+	queue, durable := l.ledger("STOMP queue", false, false), l.ledger("STOMP durable", false, true)
+	one, two := l.ledger("MQTT QoS 1", false, true), l.ledger("MQTT QoS 2", true, true)
+	j := l.ledger("JSON queue", false, false)
+	l.receiveAll(false)
 	for _, name := range []string{"s1", "s2"} {
-		l.receive(&stompReceiver{load: l, ledger: queue, destination: "/queue/load"})
 		l.send(&stompSender{load: l, ledger: queue, name: name, destination: "/queue/load"})
 	}
-	durable := l.ledger("STOMP durable", false, true)
-	l.receive(&stompReceiver{load: l, ledger: durable, destination: "/topic/load.durable", clientID: "durable", name: "d"})
 	l.send(&stompSender{load: l, ledger: durable, name: "sd", destination: "/topic/load.durable"})
-	for qos := byte(1); qos <= 2; qos++ {
-		m := l.ledger([]string{"", "MQTT QoS 1", "MQTT QoS 2"}[qos], qos == 2, true)
-		topic := []string{"", "load/one", "load/two"}[qos]
-		l.receive(&mqttReceiver{load: l, ledger: m, qos: qos, topic: topic})
-		l.send(&mqttSender{load: l, ledger: m, qos: qos, topic: topic})
-	}
-	j := l.ledger("JSON queue", false, false)
-	l.receive(&jsonReceiver{load: l, ledger: j, destination: "/queue/json"})
+	l.send(&mqttSender{load: l, ledger: one, qos: 1, topic: "load/one"})
+	l.send(&mqttSender{load: l, ledger: two, qos: 2, topic: "load/two"})
 	l.send(&jsonSender{load: l, ledger: j, name: "j", destination: "/queue/json"})
 	return l
+}
+
+// receiveAll starts the receivers of all ledgers; known says that their MQTT sessions are there.
+func (l *load) receiveAll(known bool) {
+	l.t.Helper()
+	queue, durable, one, two, j := l.ledgers[0], l.ledgers[1], l.ledgers[2], l.ledgers[3], l.ledgers[4]
+	for range 2 {
+		l.receive(l.receiving, &stompReceiver{load: l, ledger: queue, destination: "/queue/load"})
+	}
+	l.receive(l.attached, &stompReceiver{load: l, ledger: durable, destination: "/topic/load.durable", clientID: "durable", name: "d"})
+	for _, r := range []*mqttReceiver{{qos: 1, topic: "load/one", ledger: one}, {qos: 2, topic: "load/two", ledger: two}} {
+		r.load, r.known, r.received = l, known, map[uint16]bool{}
+		l.receive(l.attached, r)
+	}
+	l.receive(l.receiving, &jsonReceiver{load: l, ledger: j, destination: "/queue/json"})
+}
+
+// pause ends all clients; resume has the receivers come back.
+func (l *load) pause() {
+	l.stopSending()
+	l.senders.Wait()
+	l.stop()
+	l.receivers.Wait()
+}
+
+func (l *load) resume() {
+	l.t.Helper()
+	l.receiving, l.stop = context.WithCancel(context.Background())
+	l.attached, l.detach = context.WithCancel(l.receiving)
+	l.receiveAll(true)
 }
 
 func (l *load) ledger(name string, exact, ordered bool) *ledger {
@@ -141,12 +166,12 @@ func (l *load) ledger(name string, exact, ordered bool) *ledger {
 
 // receive starts a receiver and waits until it has subscribed: what is published
 // before is not for it.
-func (l *load) receive(r interface {
+func (l *load) receive(ctx context.Context, r interface {
 	client
 	subscribed() <-chan struct{}
 }) {
 	l.t.Helper()
-	l.receivers.Go(func() { keepUp(l.receiving, r, l.ended) })
+	l.receivers.Go(func() { keepUp(ctx, r, l.ended) })
 	select {
 	case <-r.subscribed():
 	case <-time.After(time.Minute):

@@ -44,6 +44,7 @@ type Broker struct {
 
 	mu    sync.Mutex
 	proc  *process
+	told  *process // to end
 	addrs map[string]string // by name of the listener
 }
 
@@ -250,9 +251,13 @@ func (b *Broker) Kill() {
 
 // Terminate sends SIGTERM; Wait tells when it has done.
 func (b *Broker) Terminate() {
-	if err := b.process().cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	p := b.process()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		b.t.Errorf("SIGTERM: %v", err)
 	}
+	b.mu.Lock()
+	b.told = p
+	b.mu.Unlock()
 }
 
 // Wait waits for the end and returns the exit code, -1 after a signal.
@@ -279,7 +284,12 @@ func (b *Broker) down() {
 // Stop drains and expects a clean end.
 func (b *Broker) Stop() {
 	b.t.Helper()
-	b.Terminate()
+	b.mu.Lock()
+	told := b.told == b.proc // a second signal would end it at once
+	b.mu.Unlock()
+	if !told {
+		b.Terminate()
+	}
 	if code := b.Wait(); code != 0 {
 		b.t.Errorf("after SIGTERM the gateway ended with %d\n%s", code, tail(b.Log()))
 	}

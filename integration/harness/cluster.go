@@ -36,9 +36,10 @@ type ClusterOptions struct {
 
 // Cluster is a number of gateways behind HAProxy, on this machine.
 type Cluster struct {
-	Nodes   []*ClusterNode
-	Network *Network
-	fronts  map[string]string
+	Nodes    []*ClusterNode
+	Network  *Network
+	Balancer *HAProxy
+	fronts   map[string]string
 }
 
 // ClusterNode is one of them.
@@ -97,11 +98,18 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	if o.Nodes > 1 {
 		c.join(secret)
 	}
+	t.Cleanup(func() { // before each is waited for: they end beside each other
+		for _, n := range c.Nodes {
+			if n.Running() {
+				n.Terminate()
+			}
+		}
+	})
 	c.StartAll(t)
 	for _, n := range c.Nodes {
 		c.AwaitReady(t, n, true)
 	}
-	startHAProxy(t, dir, c.fronts, c.Nodes)
+	c.Balancer = startHAProxy(t, dir, c.fronts, c.Nodes)
 	return c
 }
 

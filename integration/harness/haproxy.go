@@ -47,15 +47,17 @@ const haproxyHead = `defaults
     default-server inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions send-proxy-v2
 `
 
-// haproxy is a load balancer process.
-type haproxy struct {
-	cmd *exec.Cmd
-	out bytes.Buffer
+// HAProxy is a load balancer.
+type HAProxy struct {
+	config string // path
+	fronts map[string]string
+	cmd    *exec.Cmd
+	out    bytes.Buffer // of all its lives
 }
 
 // startHAProxy balances each front over the nodes' listeners of its name; fronts
 // are addresses by name.
-func startHAProxy(t testing.TB, dir string, fronts map[string]string, nodes []*ClusterNode) *haproxy {
+func startHAProxy(t testing.TB, dir string, fronts map[string]string, nodes []*ClusterNode) *HAProxy {
 	t.Helper()
 	RequireHAProxy(t)
 	var cfg strings.Builder
@@ -70,23 +72,29 @@ func startHAProxy(t testing.TB, dir string, fronts map[string]string, nodes []*C
 			fmt.Fprintf(&cfg, "    server %s %s check port %s\n", n.Name, n.ports[name], port)
 		}
 	}
-	path := filepath.Join(dir, "haproxy.cfg")
-	if err := os.WriteFile(path, []byte(cfg.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h := &haproxy{cmd: exec.Command(HAProxyBinary, "-db", "-f", path)}
-	h.cmd.Stdout, h.cmd.Stderr = &h.out, &h.out
-	if err := h.cmd.Start(); err != nil {
+	h := &HAProxy{config: filepath.Join(dir, "haproxy.cfg"), fronts: fronts}
+	if err := os.WriteFile(h.config, []byte(cfg.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		h.cmd.Process.Kill()
-		h.cmd.Wait()
+		h.Kill()
 		if t.Failed() {
 			t.Logf("HAProxy wrote:\n%s", tail(h.out.String()))
 		}
 	})
-	for _, address := range fronts {
+	h.Start(t)
+	return h
+}
+
+// Start starts it, and waits until it listens.
+func (h *HAProxy) Start(t testing.TB) {
+	t.Helper()
+	h.cmd = exec.Command(HAProxyBinary, "-db", "-f", h.config)
+	h.cmd.Stdout, h.cmd.Stderr = &h.out, &h.out
+	if err := h.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range h.fronts {
 		Eventually(t, StartTimeout, func() error {
 			c, err := net.DialTimeout("tcp", address, time.Second)
 			if err == nil {
@@ -95,5 +103,10 @@ func startHAProxy(t testing.TB, dir string, fronts map[string]string, nodes []*C
 			return err
 		})
 	}
-	return h
+}
+
+// Kill ends it with SIGKILL, and all connections with it.
+func (h *HAProxy) Kill() {
+	h.cmd.Process.Kill()
+	h.cmd.Wait()
 }

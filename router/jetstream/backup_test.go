@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/mqgate/mqgate/router"
@@ -285,4 +287,45 @@ func FuzzVerifyBackup(f *testing.F) {
 			t.Error(errors.New("no error and no backup"))
 		}
 	})
+}
+
+// What root restores is the service's, whose directory it is; by a link, as systemd has it, too.
+func TestARestoreIsItsOwners(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root restores for another")
+	}
+	s := openStore(t, t.TempDir(), false)
+	defer s.Close()
+	fill(t, s)
+	var backup bytes.Buffer
+	if _, err := s.WriteBackup(context.Background(), &backup); err != nil {
+		t.Fatal(err)
+	}
+	const owner = 61184 // none that is somebody's
+	dir := filepath.Join(t.TempDir(), "private")
+	link := filepath.Join(t.TempDir(), "data")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, owner, owner), os.Symlink(dir, link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := jetstream.Restore(context.Background(), jetstream.Options{Dir: link, Log: quiet()}, bytes.NewReader(backup.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		files++
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if s := info.Sys().(*syscall.Stat_t); s.Uid != owner || s.Gid != owner {
+			t.Errorf("%s belongs to %d:%d", path, s.Uid, s.Gid)
+		}
+		return nil
+	})
+	if err != nil || files < 5 {
+		t.Errorf("%d files, %v", files, err)
+	}
 }

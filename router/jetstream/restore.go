@@ -164,7 +164,7 @@ func (c *checkedBackup) compare(b *Backup) error {
 
 // Restore makes a data directory, which must be empty, of a backup, which it
 // verifies before. The directory is that of a node that stands alone; others can
-// join it later.
+// join it later. What is in it is its owner's.
 func Restore(ctx context.Context, o Options, backup io.ReadSeeker) (_ *Backup, err error) {
 	b, configs, err := verifyBackup(backup)
 	if err != nil {
@@ -193,6 +193,9 @@ func Restore(ctx context.Context, o Options, backup io.ReadSeeker) (_ *Backup, e
 	inside := o
 	inside.Dir, inside.Cluster = build, nil
 	if err := restoreInto(ctx, inside, b, configs, backup); err != nil {
+		return nil, err
+	}
+	if err := giveToOwner(o.Dir, build, lock.Name()); err != nil {
 		return nil, err
 	}
 	if err := syncTree(build); err != nil {
