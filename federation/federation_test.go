@@ -220,55 +220,93 @@ func eventually(t *testing.T, f func() error) {
 	t.Fatal(err)
 }
 
-// Topics cross by the filters of both sides, once, and do not come back.
-func TestTopicsCross(t *testing.T) {
-	all := filters(t, "/topic/plant.>", "/topic/plant.7.temp")
-	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: all, Receive: filters(t, "/topic/plant.7.>")})
-	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Send: all, Receive: all})
-	here, there, other := oslo.subscribe("/topic/>"), berlin.subscribe("/topic/>"), berlin.subscribe("/topic/office.>")
-	n := 0
-	eventually(t, func() error { // until the link is up
-		n++
-		oslo.publish("/topic/plant.7.temp", fmt.Sprint("first ", n))
-		if len(there.all()) == 0 {
-			return fmt.Errorf("nothing crossed; %d links", oslo.link.Links())
-		}
-		return nil
-	})
-	for i := range 100 {
-		oslo.publish("/topic/plant.7.temp", fmt.Sprint("m", i))
-	}
-	oslo.publish("/topic/plant.8.temp", "berlin does not receive this")
-	oslo.publish("/topic/office.x", "oslo does not send this")
-	berlin.publish("/topic/plant.7.temp", "back")
+// await waits for a message, and returns how often each has come.
+func (g *got) await(t *testing.T, body string) map[string]int {
+	t.Helper()
 	eventually(t, func() error {
-		if a := there.all(); !slices.Contains(a, "m99") {
-			return fmt.Errorf("%d messages at the other site", len(a))
-		}
-		if a := here.all(); !slices.Contains(a, "back") {
-			return fmt.Errorf("nothing came back")
+		if a := g.all(); !slices.Contains(a, body) {
+			return fmt.Errorf("%q is not among %d messages", body, len(a))
 		}
 		return nil
 	})
 	count := map[string]int{}
-	for _, b := range slices.Concat(there.all(), other.all()) {
+	for _, b := range g.all() {
 		count[b]++
 	}
-	for b, n := range count {
-		if n != 1 || strings.Contains(b, "does not") {
-			t.Errorf("%q arrived %d times", b, n)
+	return count
+}
+
+// untilLinked publishes on a site until a message has come to a subscriber of another, and returns when all have that crossed.
+func (s *site) untilLinked(to string, there *got) {
+	s.t.Helper()
+	n := 0
+	eventually(s.t, func() error {
+		n++
+		s.publish(to, fmt.Sprint("first ", n))
+		if len(there.all()) == 0 {
+			return fmt.Errorf("nothing crossed; %d links", s.link.Links())
+		}
+		return nil
+	})
+	there.await(s.t, fmt.Sprint("first ", n))
+}
+
+// A site sends what its filters for the other let through, once, although two of them match it; the other would take anything,
+// and sends it back to nobody.
+func TestTopicsAreSentByTheSendersFilters(t *testing.T) {
+	all, some := filters(t, "/topic/>"), filters(t, "/topic/plant.>", "/topic/plant.7.temp")
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: all, Receive: all})
+	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Send: some, Receive: all})
+	here, there := oslo.subscribe("/topic/>"), berlin.subscribe("/topic/>")
+	oslo.untilLinked("/topic/plant.7.temp", there)
+	before := oslo.bridge.Stats.Sent.Load()
+	oslo.publish("/topic/office.x", "forbidden office")
+	oslo.publish("/topic/plants.7.temp", "forbidden plants")
+	for i := range 100 {
+		oslo.publish("/topic/plant.7.temp", fmt.Sprint("m", i))
+	}
+	oslo.publish("/topic/plant.8.temp", "last")
+	count := there.await(t, "last")
+	for body, n := range count {
+		if n != 1 || strings.HasPrefix(body, "forbidden") {
+			t.Errorf("%q arrived %d times", body, n)
 		}
 	}
-	count = map[string]int{}
-	for _, b := range here.all() {
-		if count[b]++; count[b] > 1 {
-			t.Errorf("%q came round", b)
+	if sent := oslo.bridge.Stats.Sent.Load() - before; sent != 101 || count["m99"] != 1 {
+		t.Errorf("%d messages were sent, not 101", sent)
+	}
+	berlin.publish("/topic/office.x", "back")
+	for body, n := range here.await(t, "back") {
+		if n != 1 {
+			t.Errorf("%q came %d times to where it was sent", body, n)
 		}
 	}
-	if berlin.bridge.Stats.NotTaken.Load() == 0 {
-		t.Error("what was not taken is not counted")
+	if n := berlin.bridge.Stats.Sent.Load(); n != 1 {
+		t.Errorf("the other site sent %d messages, not one", n)
 	}
-	lone := newSite(t, "bergen", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: all})
+}
+
+// A site takes of what another sends it that which its filters name, and counts the rest.
+func TestTopicsAreTakenByTheReceiversFilters(t *testing.T) {
+	all := filters(t, "/topic/>")
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Receive: filters(t, "/topic/plant.7.>")})
+	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Send: all})
+	there := berlin.subscribe("/topic/>")
+	oslo.untilLinked("/topic/plant.7.temp", there)
+	oslo.publish("/topic/plant.8.temp", "forbidden")
+	oslo.publish("/topic/office.x", "forbidden")
+	oslo.publish("/topic/plant.7.temp", "last")
+	if n := there.await(t, "last")["forbidden"]; n != 0 {
+		t.Errorf("%d messages arrived that are not to be taken", n)
+	}
+	if n := berlin.bridge.Stats.NotTaken.Load(); n != 2 {
+		t.Errorf("%d messages are counted as not taken, not 2", n)
+	}
+}
+
+// What cannot be sent for want of a link is counted.
+func TestTopicsWithoutALinkAreCounted(t *testing.T) {
+	lone := newSite(t, "bergen", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: filters(t, "/topic/>")})
 	lone.publish("/topic/plant.7.temp", "to nobody")
 	if n := lone.bridge.Stats.Counts(); n["not_sent"] != 1 || n["sent"] != 0 {
 		t.Errorf("without a link: %v", n)
