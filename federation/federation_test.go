@@ -461,6 +461,81 @@ func TestQueuesDoNotGoRound(t *testing.T) {
 	}
 }
 
+// Three sites forward a queue in a ring, berlin to oslo to rome to berlin, and nobody consumes it: a message stays at the last
+// site before that from which it came, once, however often that one is asked to take it.
+func TestQueuesDoNotGoRoundARing(t *testing.T) {
+	queue := filters(t, "/queue/orders")
+	from := func(takes, sends string) []Remote {
+		return []Remote{{Site: takes, Receive: queue}, {Site: sends, Queues: queue}}
+	}
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, from("rome", "oslo")...)
+	hub := []string{berlin.link.Addr().String()}
+	oslo, rome := newSite(t, "oslo", "", hub, from("berlin", "rome")...), newSite(t, "rome", "", hub, from("oslo", "berlin")...)
+	ring := []*site{berlin, oslo, rome}
+	const each = 20
+	for i := range each {
+		for _, s := range ring {
+			s.publish("/queue/orders", fmt.Sprintf("%s %d", s.name, i))
+		}
+	}
+	refused := map[*site]uint64{}
+	settled := func(more uint64) { // each has refused the last of its own, and that again
+		t.Helper()
+		eventually(t, func() error {
+			for _, s := range ring {
+				if n := s.bridge.Stats.Counts(); n["forwarded"] < 2*each || n["refused"] < refused[s]+more {
+					return fmt.Errorf("%s: %v", s.name, n)
+				}
+			}
+			return nil
+		})
+		for _, s := range ring {
+			refused[s] = s.bridge.Stats.Refused.Load()
+		}
+	}
+	settled(each)
+	settled(2 * each)
+	for i, s := range ring {
+		if n := s.bridge.Stats.Counts(); n["forwarded"] != 2*each || n["stored"] != 2*each {
+			t.Errorf("%s: %v, want %d forwarded and stored", s.name, n, 2*each)
+		}
+		first := ring[(i+1)%len(ring)] // would be next
+		count := map[string]int{}
+		for _, b := range s.waiting("/queue/orders") {
+			count[b]++
+		}
+		for i := range each {
+			if b := fmt.Sprintf("%s %d", first.name, i); count[b] != 1 {
+				t.Errorf("%q waits at %s %d times", b, s.name, count[b])
+			}
+		}
+		if len(count) != each {
+			t.Errorf("%d messages wait at %s, want the %d of %s: %v", len(count), s.name, each, first.name, count)
+		}
+	}
+}
+
+// waiting are the messages of a queue that are not settled.
+func (s *site) waiting(queue string) (bodies []string) {
+	s.t.Helper()
+	a, _, err := router.ParseDestination("", queue)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	look, err := s.session.Browse(a, nil)
+	for more := true; more && err == nil; {
+		var page []router.PeekedMessage
+		page, more, err = look.Next(context.Background(), 100)
+		for _, p := range page {
+			bodies = append(bodies, string(p.Message.Body))
+		}
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return bodies
+}
+
 // A site with another secret is not let in.
 func TestSitesNeedTheSecret(t *testing.T) {
 	berlin := newSite(t, "berlin", "127.0.0.1:0", nil)
