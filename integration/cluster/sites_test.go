@@ -58,7 +58,7 @@ func TestLinkFollowsTheLeader(t *testing.T) {
 	awaitLink(t, oslo)
 	tries := crosses(t, here, login(t, other), "/topic/plant.7")
 	tries += crosses(t, there, harness.MustLogin(t, oslo.Addr()), "/topic/news.all")
-	t.Logf("ledger of sites: the leader killed once; sent to queues of both %d, came %d, lost 0, twice (marked) %d; live messages cross both ways, at the %dth of two", 4*half, 4*half, twice, tries)
+	t.Logf("ledger of sites: the leader killed once; sent to queues of both %d, came %d, lost 0, twice (marked) %d; live messages crossed both ways after %d sends", 4*half, 4*half, twice, tries)
 }
 
 // awaitLink waits until the metrics of a site of one node tell of its link.
