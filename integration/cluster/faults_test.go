@@ -183,61 +183,76 @@ func TestPause(t *testing.T) {
 	g.log(t, "a node stood still")
 }
 
-// TestLostDirectory kills a node, removes its data and starts it: it copies
-// everything from the others. Then another node is killed, so that what was copied
-// is needed.
+// TestLostDirectory kills each node in turn, removes its data and starts it: it copies everything from the others. In the end
+// nothing is left but copies, of what came and went and of what nobody took meanwhile.
 func TestLostDirectory(t *testing.T) {
 	chaos(t)
 	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
+	leaveStanding(t, c.Nodes[0])
 	l := start(t, c, pace)
 	l.progress(50, time.Minute)
-	leader, victim := leaderAndOther(t, c)
-	victim.Kill()
-	if err := os.RemoveAll(victim.DataDir()); err != nil {
-		t.Fatal(err)
-	}
-	l.progress(20, time.Minute)
-	if err := victim.Restart(); err != nil {
-		t.Fatal(err)
-	}
-	c.AwaitCurrent(t)
-	leader.Kill()
-	l.progress(20, time.Minute)
-	if err := leader.Restart(); err != nil {
-		t.Fatal(err)
-	}
+	inTurn(t, c, l, func(n *harness.ClusterNode) { removeData(t, n) })
 	l.finish()
+	checkStanding(t, c.Nodes[0])
 }
 
-// TestDamagedDirectory kills a node and damages its files. It either refuses to
-// start, and says so, whereupon its data is removed as the manual says; or it
-// repairs itself. Then another node is killed, so that its copy is needed.
-func TestDamagedDirectory(t *testing.T) {
-	chaos(t)
-	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
-	l := start(t, c, pace)
-	l.progress(200, 2*time.Minute)
-	leader, victim := leaderAndOther(t, c)
-	victim.Kill()
-	n := damage(t, victim.DataDir())
-	if err := victim.Restart(); err != nil {
-		t.Logf("of %d damaged files the node says: %s", n, lastLine(err.Error()))
-		if err := os.RemoveAll(victim.DataDir()); err != nil {
-			t.Fatal(err)
-		}
-		if err := victim.Restart(); err != nil {
-			t.Fatal(err)
-		}
-	} else {
-		t.Logf("with %d damaged files the node started", n)
-	}
-	c.AwaitCurrent(t)
-	leader.Kill()
-	l.progress(20, time.Minute)
-	if err := leader.Restart(); err != nil {
+func removeData(t *testing.T, n *harness.ClusterNode) {
+	t.Helper()
+	if err := os.RemoveAll(n.DataDir()); err != nil {
 		t.Fatal(err)
 	}
-	l.finish()
+}
+
+// damages are ways to do harm to a node's files: to those whose path matches, what becomes of their bytes.
+var damages = []struct {
+	kind  string
+	files func(path string) bool
+	harm  func(b []byte) []byte
+}{
+	{"all blocks are changed", isBlock, changed},
+	{"all blocks are cut off", isBlock, cut},
+	{"blocks of messages are cut off", func(path string) bool { return isBlock(path) && !isRaft(path) }, cut},
+	{"the Raft state is changed", isRaft, changed},
+	{"the Raft state is cut off", isRaft, cut},
+	{"what tells of streams is changed", func(path string) bool { return strings.Contains(filepath.Base(path), "meta.") }, changed},
+}
+
+func isBlock(path string) bool { return strings.HasSuffix(path, ".blk") }
+
+// isRaft tells the files of the consensus, the cluster's own included, from those of streams.
+func isRaft(path string) bool { return strings.Contains(path, "/$SYS/_js_/") }
+
+// changed has other bytes in its middle.
+func changed(b []byte) []byte {
+	for i := len(b) / 3; i < min(len(b)/3+16, len(b)); i++ {
+		b[i] ^= 0xff
+	}
+	return b
+}
+
+// cut ends in a record.
+func cut(b []byte) []byte { return b[:len(b)*2/3] }
+
+// TestDamagedDirectory kills each node in turn and damages its files. It either refuses to start, and says so, whereupon its data
+// is removed as the manual says; or it repairs itself. In the end there is no node whose files were not damaged.
+func TestDamagedDirectory(t *testing.T) {
+	chaos(t)
+	for _, d := range damages {
+		if !chosen(d.kind) {
+			continue
+		}
+		t.Run(d.kind, func(t *testing.T) {
+			c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
+			leaveStanding(t, c.Nodes[0])
+			l := start(t, c, pace)
+			l.progress(100, 2*time.Minute)
+			inTurn(t, c, l, func(n *harness.ClusterNode) {
+				t.Logf("%s: %d files", n.Name, damage(t, n.DataDir(), d.files, d.harm))
+			})
+			l.finish()
+			checkStanding(t, c.Nodes[0])
+		})
+	}
 }
 
 func lastLine(s string) string {
@@ -245,22 +260,19 @@ func lastLine(s string) string {
 	return lines[len(lines)-1]
 }
 
-// damage changes bytes in the middle of every file of messages.
-func damage(t *testing.T, dir string) (files int) {
+// damage does harm to files, and returns to how many.
+func damage(t *testing.T, dir string, chosen func(path string) bool, harm func([]byte) []byte) (files int) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".blk") {
+		if err != nil || d.IsDir() || !chosen(path) {
 			return err
 		}
 		b, err := os.ReadFile(path)
-		if err != nil || len(b) < 100 {
+		if err != nil || len(b) == 0 {
 			return err
 		}
-		for i := len(b) / 3; i < len(b)/3+16; i++ {
-			b[i] ^= 0xff
-		}
 		files++
-		return os.WriteFile(path, b, 0o600)
+		return os.WriteFile(path, harm(b), 0o600)
 	})
 	if err != nil || files == 0 {
 		t.Fatalf("no file was damaged: %v", err)
