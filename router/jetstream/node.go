@@ -131,9 +131,13 @@ func (n *Node) startServer() error {
 	if err != nil {
 		return fmt.Errorf("make the embedded server: %w", err)
 	}
-	srv.SetLoggerV2(serverLog{n.log}, false, false, false)
+	var fatal atomic.Pointer[string]
+	srv.SetLoggerV2(serverLog{n.log, &fatal}, false, false, false)
 	n.server = srv
 	srv.Start()
+	if why := fatal.Load(); why != nil { // else it would be waited for
+		return fmt.Errorf("the embedded server does not start: %s", *why)
+	}
 	if !srv.ReadyForConnections(readyTimeout) {
 		return fmt.Errorf("the embedded server is not ready after %v", readyTimeout)
 	}
@@ -265,7 +269,10 @@ func (n *Node) streamDir(name string) string {
 
 // serverLog passes the embedded server's log on: what it calls notices are ours
 // to debug by.
-type serverLog struct{ log *slog.Logger }
+type serverLog struct {
+	log   *slog.Logger
+	fatal *atomic.Pointer[string] // what it ended for
+}
 
 func (l serverLog) Noticef(f string, v ...any) { l.log.Debug("store: " + fmt.Sprintf(f, v...)) }
 func (l serverLog) Warnf(f string, v ...any) {
@@ -277,7 +284,13 @@ func (l serverLog) Warnf(f string, v ...any) {
 	}
 	l.log.Warn("store: " + fmt.Sprintf(f, v...))
 }
-func (l serverLog) Fatalf(f string, v ...any) { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Fatalf(f string, v ...any) {
+	text := fmt.Sprintf(f, v...)
+	l.log.Error("store: " + text)
+	if l.fatal != nil {
+		l.fatal.CompareAndSwap(nil, &text)
+	}
+}
 func (l serverLog) Errorf(f string, v ...any) {
 	switch {
 	case strings.HasPrefix(f, "Error trying to connect to route"):

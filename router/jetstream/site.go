@@ -83,7 +83,7 @@ func OpenSite(o SiteOptions) (*Site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the links of this site: %w", err)
 	}
-	srv.SetLoggerV2(serverLog{o.Log.With("part", "federation")}, false, false, false)
+	srv.SetLoggerV2(serverLog{log: o.Log.With("part", "federation")}, false, false, false)
 	s := &Site{name: o.Site, server: srv}
 	srv.Start()
 	if !srv.ReadyForConnections(readyTimeout) {
