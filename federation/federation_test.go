@@ -226,55 +226,93 @@ func eventually(t *testing.T, f func() error) {
 	t.Fatal(err)
 }
 
-// Topics cross by the filters of both sides, once, and do not come back.
-func TestTopicsCross(t *testing.T) {
-	all := filters(t, "/topic/plant.>", "/topic/plant.7.temp")
-	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: all, Receive: filters(t, "/topic/plant.7.>")})
-	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Send: all, Receive: all})
-	here, there, other := oslo.subscribe("/topic/>"), berlin.subscribe("/topic/>"), berlin.subscribe("/topic/office.>")
-	n := 0
-	eventually(t, func() error { // until the link is up
-		n++
-		oslo.publish("/topic/plant.7.temp", fmt.Sprint("first ", n))
-		if len(there.all()) == 0 {
-			return fmt.Errorf("nothing crossed; %d links", oslo.link.Links())
-		}
-		return nil
-	})
-	for i := range 100 {
-		oslo.publish("/topic/plant.7.temp", fmt.Sprint("m", i))
-	}
-	oslo.publish("/topic/plant.8.temp", "berlin does not receive this")
-	oslo.publish("/topic/office.x", "oslo does not send this")
-	berlin.publish("/topic/plant.7.temp", "back")
+// await waits for a message, and returns how often each has come.
+func (g *got) await(t *testing.T, body string) map[string]int {
+	t.Helper()
 	eventually(t, func() error {
-		if a := there.all(); !slices.Contains(a, "m99") {
-			return fmt.Errorf("%d messages at the other site", len(a))
-		}
-		if a := here.all(); !slices.Contains(a, "back") {
-			return fmt.Errorf("nothing came back")
+		if a := g.all(); !slices.Contains(a, body) {
+			return fmt.Errorf("%q is not among %d messages", body, len(a))
 		}
 		return nil
 	})
 	count := map[string]int{}
-	for _, b := range slices.Concat(there.all(), other.all()) {
+	for _, b := range g.all() {
 		count[b]++
 	}
-	for b, n := range count {
-		if n != 1 || strings.Contains(b, "does not") {
-			t.Errorf("%q arrived %d times", b, n)
+	return count
+}
+
+// untilLinked publishes on a site until a message has come to a subscriber of another, and returns when all have that crossed.
+func (s *site) untilLinked(to string, there *got) {
+	s.t.Helper()
+	n := 0
+	eventually(s.t, func() error {
+		n++
+		s.publish(to, fmt.Sprint("first ", n))
+		if len(there.all()) == 0 {
+			return fmt.Errorf("nothing crossed; %d links", s.link.Links())
+		}
+		return nil
+	})
+	there.await(s.t, fmt.Sprint("first ", n))
+}
+
+// A site sends what its filters for the other let through, once, although two of them match it; the other would take anything,
+// and sends it back to nobody.
+func TestTopicsAreSentByTheSendersFilters(t *testing.T) {
+	all, some := filters(t, "/topic/>"), filters(t, "/topic/plant.>", "/topic/plant.7.temp")
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: all, Receive: all})
+	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Send: some, Receive: all})
+	here, there := oslo.subscribe("/topic/>"), berlin.subscribe("/topic/>")
+	oslo.untilLinked("/topic/plant.7.temp", there)
+	before := oslo.bridge.Stats.Sent.Load()
+	oslo.publish("/topic/office.x", "forbidden office")
+	oslo.publish("/topic/plants.7.temp", "forbidden plants")
+	for i := range 100 {
+		oslo.publish("/topic/plant.7.temp", fmt.Sprint("m", i))
+	}
+	oslo.publish("/topic/plant.8.temp", "last")
+	count := there.await(t, "last")
+	for body, n := range count {
+		if n != 1 || strings.HasPrefix(body, "forbidden") {
+			t.Errorf("%q arrived %d times", body, n)
 		}
 	}
-	count = map[string]int{}
-	for _, b := range here.all() {
-		if count[b]++; count[b] > 1 {
-			t.Errorf("%q came round", b)
+	if sent := oslo.bridge.Stats.Sent.Load() - before; sent != 101 || count["m99"] != 1 {
+		t.Errorf("%d messages were sent, not 101", sent)
+	}
+	berlin.publish("/topic/office.x", "back")
+	for body, n := range here.await(t, "back") {
+		if n != 1 {
+			t.Errorf("%q came %d times to where it was sent", body, n)
 		}
 	}
-	if berlin.bridge.Stats.NotTaken.Load() == 0 {
-		t.Error("what was not taken is not counted")
+	if n := berlin.bridge.Stats.Sent.Load(); n != 1 {
+		t.Errorf("the other site sent %d messages, not one", n)
 	}
-	lone := newSite(t, "bergen", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: all})
+}
+
+// A site takes of what another sends it that which its filters name, and counts the rest.
+func TestTopicsAreTakenByTheReceiversFilters(t *testing.T) {
+	all := filters(t, "/topic/>")
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, Remote{Site: "oslo", Receive: filters(t, "/topic/plant.7.>")})
+	oslo := newSite(t, "oslo", "", []string{berlin.link.Addr().String()}, Remote{Site: "berlin", Send: all})
+	there := berlin.subscribe("/topic/>")
+	oslo.untilLinked("/topic/plant.7.temp", there)
+	oslo.publish("/topic/plant.8.temp", "forbidden")
+	oslo.publish("/topic/office.x", "forbidden")
+	oslo.publish("/topic/plant.7.temp", "last")
+	if n := there.await(t, "last")["forbidden"]; n != 0 {
+		t.Errorf("%d messages arrived that are not to be taken", n)
+	}
+	if n := berlin.bridge.Stats.NotTaken.Load(); n != 2 {
+		t.Errorf("%d messages are counted as not taken, not 2", n)
+	}
+}
+
+// What cannot be sent for want of a link is counted.
+func TestTopicsWithoutALinkAreCounted(t *testing.T) {
+	lone := newSite(t, "bergen", "127.0.0.1:0", nil, Remote{Site: "oslo", Send: filters(t, "/topic/>")})
 	lone.publish("/topic/plant.7.temp", "to nobody")
 	if n := lone.bridge.Stats.Counts(); n["not_sent"] != 1 || n["sent"] != 0 {
 		t.Errorf("without a link: %v", n)
@@ -427,6 +465,81 @@ func TestQueuesDoNotGoRound(t *testing.T) {
 	if oslo.bridge.Stats.Forwarded.Load() != 0 {
 		t.Error("it went round")
 	}
+}
+
+// Three sites forward a queue in a ring, berlin to oslo to rome to berlin, and nobody consumes it: a message stays at the last
+// site before that from which it came, once, however often that one is asked to take it.
+func TestQueuesDoNotGoRoundARing(t *testing.T) {
+	queue := filters(t, "/queue/orders")
+	from := func(takes, sends string) []Remote {
+		return []Remote{{Site: takes, Receive: queue}, {Site: sends, Queues: queue}}
+	}
+	berlin := newSite(t, "berlin", "127.0.0.1:0", nil, from("rome", "oslo")...)
+	hub := []string{berlin.link.Addr().String()}
+	oslo, rome := newSite(t, "oslo", "", hub, from("berlin", "rome")...), newSite(t, "rome", "", hub, from("oslo", "berlin")...)
+	ring := []*site{berlin, oslo, rome}
+	const each = 20
+	for i := range each {
+		for _, s := range ring {
+			s.publish("/queue/orders", fmt.Sprintf("%s %d", s.name, i))
+		}
+	}
+	refused := map[*site]uint64{}
+	settled := func(more uint64) { // each has refused the last of its own, and that again
+		t.Helper()
+		eventually(t, func() error {
+			for _, s := range ring {
+				if n := s.bridge.Stats.Counts(); n["forwarded"] < 2*each || n["refused"] < refused[s]+more {
+					return fmt.Errorf("%s: %v", s.name, n)
+				}
+			}
+			return nil
+		})
+		for _, s := range ring {
+			refused[s] = s.bridge.Stats.Refused.Load()
+		}
+	}
+	settled(each)
+	settled(2 * each)
+	for i, s := range ring {
+		if n := s.bridge.Stats.Counts(); n["forwarded"] != 2*each || n["stored"] != 2*each {
+			t.Errorf("%s: %v, want %d forwarded and stored", s.name, n, 2*each)
+		}
+		first := ring[(i+1)%len(ring)] // would be next
+		count := map[string]int{}
+		for _, b := range s.waiting("/queue/orders") {
+			count[b]++
+		}
+		for i := range each {
+			if b := fmt.Sprintf("%s %d", first.name, i); count[b] != 1 {
+				t.Errorf("%q waits at %s %d times", b, s.name, count[b])
+			}
+		}
+		if len(count) != each {
+			t.Errorf("%d messages wait at %s, want the %d of %s: %v", len(count), s.name, each, first.name, count)
+		}
+	}
+}
+
+// waiting are the messages of a queue that are not settled.
+func (s *site) waiting(queue string) (bodies []string) {
+	s.t.Helper()
+	a, _, err := router.ParseDestination("", queue)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	look, err := s.session.Browse(a, nil)
+	for more := true; more && err == nil; {
+		var page []router.PeekedMessage
+		page, more, err = look.Next(context.Background(), 100)
+		for _, p := range page {
+			bodies = append(bodies, string(p.Message.Body))
+		}
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return bodies
 }
 
 // A site with another secret is not let in.

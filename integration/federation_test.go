@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,7 +16,8 @@ import (
 )
 
 // TestFederationExample runs the two sites of examples/federation: orders that are
-// sent while the other site is killed and started again all reach it.
+// sent while the other site is killed and started again all reach it, and topics cross in
+// the direction that the files give them, and in no other.
 func TestFederationExample(t *testing.T) {
 	t.Parallel()
 	secret := filepath.Join(harness.TempDir(t), "secret")
@@ -23,18 +25,14 @@ func TestFederationExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	link := "127.0.0.1:" + freePort(t)
-	examples, err := filepath.Abs(filepath.Join("..", "examples", "federation"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	site := func(name string, set ...string) *harness.Broker {
 		b := harness.New(t, append(set, "federation.secret_file="+secret, "node_name="+name)...)
-		b.Config = filepath.Join(examples, name+".yaml")
+		b.Config = linkedAt(t, name, link)
 		b.Start()
 		return b
 	}
 	berlin := site("berlin", "federation.listen="+link)
-	oslo := site("oslo", "admin.listen=127.0.0.1:0", `federation.remotes=[{"site":"berlin","addresses":["`+link+`"],"send":["plant.>"],"receive":["news.>"],"queues":["orders"]}]`)
+	oslo := site("oslo", "admin.listen=127.0.0.1:0")
 
 	out, err := stomp.Dial("tcp", oslo.Addr())
 	if err != nil {
@@ -91,4 +89,41 @@ func TestFederationExample(t *testing.T) {
 		}
 		return nil
 	})
+	here, there := harness.MustLogin(t, oslo.Addr()), harness.MustLogin(t, berlin.Addr())
+	crossesOneWay(t, here, there, "/topic/plant.7.temp", "/topic/news.local")
+	crossesOneWay(t, there, here, "/topic/news.all", "/topic/plant.7.set")
+}
+
+// linkedAt copies a file of examples/federation whose other site is at another address than there, and returns the copy.
+func linkedAt(t *testing.T, name, link string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "examples", "federation", name+".yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(harness.TempDir(t), name+".yaml")
+	if err := os.WriteFile(path, bytes.ReplaceAll(text, []byte("127.0.0.1:7422"), []byte(link)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// crossesOneWay sends to a topic that crosses until a message has come to the other site, each time after one to a topic that is
+// not to cross in this direction.
+func crossesOneWay(t *testing.T, from, to *harness.Wire, crossing, staying string) {
+	t.Helper()
+	to.MustConfirm(t, "SUBSCRIBE", nil, "id:all", "destination:/topic/>")
+	harness.Eventually(t, time.Minute, func() error {
+		from.MustConfirm(t, "SEND", []byte("stays"), "destination:"+staying)
+		from.MustConfirm(t, "SEND", []byte("crosses"), "destination:"+crossing)
+		m, err := to.Read(time.Second)
+		if err != nil {
+			return err
+		}
+		if m.Command != "MESSAGE" || m.Headers["destination"] != crossing || string(m.Body) != "crosses" {
+			t.Fatalf("waiting for a message of %s, got %s", crossing, m)
+		}
+		return nil
+	})
+	to.MustConfirm(t, "UNSUBSCRIBE", nil, "id:all")
 }

@@ -95,43 +95,101 @@ func TestClusterTopicReachesLiveSubscribersOnce(t *testing.T) {
 	}
 }
 
-// What is confirmed anywhere after a durable SUBSCRIBE was confirmed anywhere is stored.
+// What is confirmed anywhere after a durable subscription was confirmed anywhere is stored, whatever made it.
 func TestClusterSubscribeIsABarrier(t *testing.T) {
-	synctest.Test(t, testSubscribeIsABarrier) // its clock does not run away on a busy machine
+	for name, bind := range map[string]func(*testing.T, *harness, string, string) (MailboxID, func()){
+		"STOMP durable": subscribeDurable, "MQTT session": bindSession, "MQTT shared group": bindGroup, "bound queue": bindQueue,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testSubscribeIsABarrier(t, bind) }) // its clock does not run away on a busy machine
+		})
+	}
 }
 
-func testSubscribeIsABarrier(t *testing.T) {
+// testSubscribeIsABarrier has bind make a binding on one node, says which mailbox is to have the copy of what another node's
+// client publishes then, and undoes it.
+func testSubscribeIsABarrier(t *testing.T, bind func(t *testing.T, e *harness, topic, name string) (MailboxID, func())) {
 	c := startCluster(t, 2, nil)
 	pub := c.edges[0].session()
 	for i := range 1000 {
-		s := c.edges[1].session()
-		topic, name := fmt.Sprintf("/topic/t.%d", i), fmt.Sprintf("d%d", i)
-		o := SubscribeOptions{Filter: filter(t, topic), Durable: name, Credit: 1, Receiver: &inbox{}}
-		if _, err := s.Subscribe(context.Background(), o); err != nil {
-			t.Fatal(err)
-		}
+		topic := fmt.Sprintf("/topic/t.%d", i)
+		id, undo := bind(t, c.edges[1], topic, fmt.Sprintf("d%d", i))
 		m := &Message{To: dest(t, topic), Body: []byte("x"), Flags: FlagPersistent}
 		if err := publish(t, pub, m); err != nil {
 			t.Fatal(err)
 		}
 		c.core.mu.Lock()
-		box := c.core.boxes[MailboxID{KindInbox, DefaultVhost, name}].box
+		b := c.core.boxes[id]
 		c.core.mu.Unlock()
-		if n := box.info().Depth; n != 1 {
+		if b == nil {
+			t.Fatalf("round %d: there is no %v", i, id)
+		}
+		if n := b.box.info().Depth; n != 1 {
 			t.Fatalf("round %d: %d copies stored", i, n)
 		}
+		undo()
+	}
+	eventually(t, func() error {
+		if n := c.edges[0].edge.filters.len(); n != 0 {
+			return fmt.Errorf("%d filters are left", n)
+		}
+		return nil
+	})
+}
+
+func subscribeDurable(t *testing.T, e *harness, topic, name string) (MailboxID, func()) {
+	s := e.session()
+	o := SubscribeOptions{Filter: filter(t, topic), Durable: name, Credit: 1, Receiver: &inbox{}}
+	if _, err := s.Subscribe(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	return MailboxID{KindInbox, DefaultVhost, name}, func() {
 		if err := s.Unbind(context.Background(), name, nil); err != nil {
 			t.Fatal(err)
 		}
 		s.Close()
 	}
-	if n := c.edges[0].edge.filters.len(); n != 0 {
-		eventually(t, func() error {
-			if n := c.edges[0].edge.filters.len(); n != 0 {
-				return fmt.Errorf("%d filters are left", n)
-			}
-			return nil
-		})
+}
+
+// claimed is the session of an MQTT client, and what ends it.
+func claimed(t *testing.T, e *harness, client string) (*DurableSession, func()) {
+	t.Helper()
+	s := e.client(client)
+	x, _ := claim(t, s, ClaimOptions{Expiry: time.Hour})
+	return x, func() {
+		s.Close()
+		if err := x.Leave(context.Background(), LeaveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func bindSession(t *testing.T, e *harness, topic, name string) (MailboxID, func()) {
+	x, end := claimed(t, e, name)
+	if err := x.Bind(context.Background(), filter(t, topic), BindOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return x.boxID(), end
+}
+
+func bindGroup(t *testing.T, e *harness, topic, name string) (MailboxID, func()) {
+	x, end := claimed(t, e, name)
+	if err := x.BindShared(context.Background(), "g", filter(t, topic)); err != nil {
+		t.Fatal(err)
+	}
+	return shareBox(shareKey{"g", filter(t, topic)}), end
+}
+
+func bindQueue(t *testing.T, e *harness, topic, name string) (MailboxID, func()) {
+	s := e.session()
+	if err := s.BindQueue(context.Background(), filter(t, topic), dest(t, "/queue/"+name)); err != nil {
+		t.Fatal(err)
+	}
+	return MailboxID{KindQueueBox, DefaultVhost, name}, func() {
+		if err := s.UnbindQueue(context.Background(), filter(t, topic), dest(t, "/queue/"+name)); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
 	}
 }
 

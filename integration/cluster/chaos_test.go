@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,6 +68,57 @@ func (g gaps) log(t *testing.T, what string) {
 		len(g), what, sorted[len(sorted)/2].Round(time.Millisecond), sorted[len(sorted)-1].Round(time.Millisecond))
 }
 
+// outage is what one fault did: the longest times without a confirmation around it.
+type outage struct {
+	leads bool // the node that led had the fault
+	any   time.Duration
+	kinds []time.Duration // of each kind of load
+}
+
+// outage returns the longest times without a confirmation since the last call.
+func (l *load) outage(leads bool) outage {
+	o := outage{leads: leads, any: everything.reset()}
+	for _, g := range l.ledgers {
+		o.kinds = append(o.kinds, g.pulse.reset())
+	}
+	return o
+}
+
+// logOutages prints a line for the faults of leaders and one for those of other nodes.
+func (l *load) logOutages(what string, all []outage) {
+	l.t.Helper()
+	for _, leads := range []bool{true, false} {
+		var g gaps
+		worst := make([]time.Duration, len(l.ledgers))
+		for _, o := range all {
+			if o.leads != leads {
+				continue
+			}
+			g = append(g, o.any)
+			for i, d := range o.kinds {
+				worst[i] = max(worst[i], d)
+			}
+		}
+		who := "a node that follows"
+		if leads {
+			who = "the leader"
+		}
+		g.log(l.t, who+" "+what)
+		if len(g) > 0 {
+			l.t.Logf("ledger of faults: worst by kind of load when %s %s: %s", who, what, l.byKind(worst))
+		}
+	}
+}
+
+// byKind names the kind of load of each of some times.
+func (l *load) byKind(times []time.Duration) string {
+	var text []string
+	for i, d := range times {
+		text = append(text, fmt.Sprintf("%s %s", l.ledgers[i].name, d.Round(time.Millisecond)))
+	}
+	return strings.Join(text, ", ")
+}
+
 // TestKills kills a random node with SIGKILL every 10 seconds under the load of all
 // protocols and starts it again: nothing that was confirmed is lost, nothing comes
 // twice without a mark, nothing of QoS 2 at all.
@@ -77,22 +130,25 @@ func TestKills(t *testing.T) {
 	l := start(t, c, pace)
 	r := chance(t)
 	l.progress(50, time.Minute)
-	var g gaps
+	var all []outage
 	for end := time.Now().Add(duration(t, "MQGATE_TEST_CHAOS", 5*time.Minute)); time.Now().Before(end); {
 		next := time.After(10 * time.Second)
-		everything.reset()
 		n := c.Nodes[r.IntN(len(c.Nodes))]
+		leads := len(c.Nodes) == 1 || c.Leader(t) == n.Name
+		l.outage(leads) // those before do not count
 		n.Kill()
 		if err := n.Restart(); err != nil {
 			t.Fatal(err)
 		}
 		c.AwaitReady(t, n, true)
 		l.progress(10, time.Minute) // of each kind
-		g = append(g, everything.reset())
+		o := l.outage(leads)
+		all = append(all, o)
+		t.Logf("kill %d: %s, leader %v: longest time without any confirmation %s; by kind of load: %s", len(all), n.Name, leads, o.any.Round(time.Millisecond), l.byKind(o.kinds))
 		<-next
 	}
 	l.finish()
-	g.log(t, "a node was killed")
+	l.logOutages("was killed", all)
 }
 
 // TestRollingRestart drains one node after the other under load and starts it

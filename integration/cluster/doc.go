@@ -6,6 +6,6 @@
 // MQGATE_TEST_CLUSTER=1, on a machine that has nothing else to do. MQGATE_TEST_CHAOS sets how long nodes are killed
 // (default 40s; 5m and 30m are the long runs), MQGATE_TEST_SESSIONS how many MQTT
 // sessions reconnect at once (default 500), MQGATE_TEST_SEED repeats a choice of nodes,
-// MQGATE_TEST_KIND has TestPartition do only what it names, and MQGATE_TEST_LOGS is a
-// directory for all that the nodes logged.
+// MQGATE_TEST_KIND has TestPartition and TestDamagedDirectory do only what it names, and
+// MQGATE_TEST_LOGS is a directory for all that the nodes logged.
 package cluster

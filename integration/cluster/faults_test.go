@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,29 +47,6 @@ func proxied(address string) (net.Conn, error) {
 	return c, nil
 }
 
-// refusal sends one message to a node past the load balancer, and returns the error
-// that the node answered with; "" if it confirmed, or the connection ended.
-func refusal(n *harness.ClusterNode) (text string, took time.Duration) {
-	c, err := proxied(n.Port("stomp"))
-	if err != nil {
-		return "", 0
-	}
-	w := harness.NewWire(c)
-	defer w.Close()
-	if err := w.Login("login:"+harness.ClusterUser, "passcode:"+harness.ClusterPassword); err != nil {
-		return "", 0
-	}
-	began := time.Now()
-	if err := w.Write("SEND", []byte("x"), "destination:/queue/refused", "receipt:r"); err != nil {
-		return "", 0
-	}
-	f, err := w.Read(time.Minute)
-	if err != nil || f.Command != "ERROR" {
-		return "", time.Since(began)
-	}
-	return f.Headers["message"] + " " + string(f.Body), time.Since(began)
-}
-
 // leaderAndOther returns the node that leads and another.
 func leaderAndOther(t *testing.T, c *harness.Cluster) (leader, other *harness.ClusterNode) {
 	t.Helper()
@@ -88,9 +64,38 @@ func leaderAndOther(t *testing.T, c *harness.Cluster) (leader, other *harness.Cl
 	return leader, other
 }
 
-// TestPartition cuts nodes off: one that follows, the leader, and the leader in one
-// direction only. The others go on; the one that is cut off refuses what is to be
-// stored, with an error, and comes back by itself. Nothing is lost.
+// partitions are the ways to cut a network: which node is to notice, and what is held up.
+var partitions = []struct {
+	kind  string
+	leads bool // the node leads
+	cut   func(n *harness.Network, node, leader string, others []string)
+}{
+	{"a follower cut off", false, cutOff},
+	{"the leader cut off", true, cutOff},
+	{"the leader hears nobody", true, deafen},
+	{"the leader is heard by nobody", true, silence},
+	{"a follower hears nobody", false, deafen},
+	{"a follower is heard by nobody", false, silence},
+	{"one pair cut, the leader and a follower", false, func(n *harness.Network, node, leader string, _ []string) { n.Isolate(node, leader) }},
+}
+
+func cutOff(n *harness.Network, node, _ string, others []string) { n.Isolate(node, others...) }
+
+func deafen(n *harness.Network, node, _ string, others []string) {
+	for _, o := range others {
+		n.Cut(o, node)
+	}
+}
+
+func silence(n *harness.Network, node, _ string, others []string) {
+	for _, o := range others {
+		n.Cut(node, o)
+	}
+}
+
+// TestPartition cuts the network in all these ways. The others go on; the node that is cut off refuses what is to be
+// stored, on connections of all protocols that it had and on new ones, with an error that sends the client elsewhere, and
+// comes back by itself. Nothing is lost.
 func TestPartition(t *testing.T) {
 	chaos(t)
 	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t), Network: true})
@@ -98,55 +103,50 @@ func TestPartition(t *testing.T) {
 	l.progress(50, time.Minute)
 	hold := duration(t, "MQGATE_TEST_PARTITION", 6*time.Second)
 	var g gaps
-	for _, kind := range kinds(t, "a follower cut off", "the leader cut off", "the leader hears nobody") {
-		leader, other := leaderAndOther(t, c)
-		victim := leader
-		everything.reset()
-		switch kind {
-		case "a follower cut off":
-			victim = other
-			c.Network.Isolate(victim.Name, c.Names(victim.Name)...)
-		case "the leader cut off":
-			c.Network.Isolate(victim.Name, c.Names(victim.Name)...)
-		default:
-			for _, o := range c.Names(victim.Name) {
-				c.Network.Cut(o, victim.Name)
-			}
+	for _, p := range partitions {
+		if !chosen(p.kind) {
+			continue
 		}
+		leader, victim := leaderAndOther(t, c)
+		if p.leads {
+			victim = leader
+		}
+		before := senders(t, victim)
+		everything.reset()
 		began := time.Now()
+		p.cut(c.Network, victim.Name, leader.Name, c.Names(victim.Name))
+		all := refuseAll(before, began)
 		c.AwaitReady(t, victim, false)
 		unready := time.Since(began)
-		text, took := refusal(victim)
-		if text == "" {
-			t.Errorf("%s: the node did not refuse a message with an error (answer after %s)", kind, took)
-		}
+		text, err := stompRefusal(login(t, victim))()
+		all = append(all, refused{"STOMP on a new connection", text, time.Since(began), err})
 		l.progress(30, time.Minute)
-		g = append(g, everything.reset())
+		gap := everything.reset()
+		g = append(g, gap)
 		if rest := hold - time.Since(began); rest > 0 {
 			time.Sleep(rest) // the network stays cut for as long as asked
 		}
 		c.Network.Heal()
-		began = time.Now()
+		healed := time.Now()
 		c.AwaitReady(t, victim, true)
-		t.Logf("%s (%s): not ready after %s, refused in %s with %q; ready %s after the network healed", kind, victim.Name,
-			unready.Round(time.Millisecond), took.Round(time.Millisecond), text, time.Since(began).Round(time.Millisecond))
+		t.Logf("%s (%s): longest time without any confirmation %s, seen as not ready after %s, ready %s after the network healed",
+			p.kind, victim.Name, gap.Round(time.Millisecond), unready.Round(time.Millisecond), time.Since(healed).Round(time.Millisecond))
+		for _, r := range all {
+			t.Logf("%s: refused by %s %s after the cut: %s", p.kind, r.protocol, r.after.Round(time.Millisecond), r.text)
+			r.check(t, p.kind)
+		}
 		l.progress(10, time.Minute)
 		c.AwaitCurrent(t) // else the next cut is a second fault at the same time
+	}
+	if len(g) == 0 {
+		t.Fatalf("nothing is called %q", os.Getenv("MQGATE_TEST_KIND"))
 	}
 	l.finish()
 	g.log(t, "the network was cut")
 }
 
-// kinds are all, or that one which MQGATE_TEST_KIND names by a part.
-func kinds(t *testing.T, all ...string) []string {
-	t.Helper()
-	part := os.Getenv("MQGATE_TEST_KIND")
-	all = slices.DeleteFunc(all, func(k string) bool { return !strings.Contains(k, part) })
-	if len(all) == 0 {
-		t.Fatalf("nothing is called %q", part)
-	}
-	return all
-}
+// chosen reports whether a kind is to be done: all are, unless MQGATE_TEST_KIND names some by a part.
+func chosen(kind string) bool { return strings.Contains(kind, os.Getenv("MQGATE_TEST_KIND")) }
 
 // TestPause stops the leader, then another node, with SIGSTOP for 15 seconds.
 func TestPause(t *testing.T) {
@@ -201,61 +201,76 @@ func TestBalancer(t *testing.T) {
 	g.log(t, "HAProxy was killed")
 }
 
-// TestLostDirectory kills a node, removes its data and starts it: it copies
-// everything from the others. Then another node is killed, so that what was copied
-// is needed.
+// TestLostDirectory kills each node in turn, removes its data and starts it: it copies everything from the others. In the end
+// nothing is left but copies, of what came and went and of what nobody took meanwhile.
 func TestLostDirectory(t *testing.T) {
 	chaos(t)
 	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
+	leaveStanding(t, c.Nodes[0])
 	l := start(t, c, pace)
 	l.progress(50, time.Minute)
-	leader, victim := leaderAndOther(t, c)
-	victim.Kill()
-	if err := os.RemoveAll(victim.DataDir()); err != nil {
-		t.Fatal(err)
-	}
-	l.progress(20, time.Minute)
-	if err := victim.Restart(); err != nil {
-		t.Fatal(err)
-	}
-	c.AwaitCurrent(t)
-	leader.Kill()
-	l.progress(20, time.Minute)
-	if err := leader.Restart(); err != nil {
-		t.Fatal(err)
-	}
+	inTurn(t, c, l, func(n *harness.ClusterNode) { removeData(t, n) })
 	l.finish()
+	checkStanding(t, c.Nodes[0])
 }
 
-// TestDamagedDirectory kills a node and damages its files. It either refuses to
-// start, and says so, whereupon its data is removed as the manual says; or it
-// repairs itself. Then another node is killed, so that its copy is needed.
-func TestDamagedDirectory(t *testing.T) {
-	chaos(t)
-	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
-	l := start(t, c, pace)
-	l.progress(200, 2*time.Minute)
-	leader, victim := leaderAndOther(t, c)
-	victim.Kill()
-	n := damage(t, victim.DataDir())
-	if err := victim.Restart(); err != nil {
-		t.Logf("of %d damaged files the node says: %s", n, lastLine(err.Error()))
-		if err := os.RemoveAll(victim.DataDir()); err != nil {
-			t.Fatal(err)
-		}
-		if err := victim.Restart(); err != nil {
-			t.Fatal(err)
-		}
-	} else {
-		t.Logf("with %d damaged files the node started", n)
-	}
-	c.AwaitCurrent(t)
-	leader.Kill()
-	l.progress(20, time.Minute)
-	if err := leader.Restart(); err != nil {
+func removeData(t *testing.T, n *harness.ClusterNode) {
+	t.Helper()
+	if err := os.RemoveAll(n.DataDir()); err != nil {
 		t.Fatal(err)
 	}
-	l.finish()
+}
+
+// damages are ways to do harm to a node's files: to those whose path matches, what becomes of their bytes.
+var damages = []struct {
+	kind  string
+	files func(path string) bool
+	harm  func(b []byte) []byte
+}{
+	{"all blocks are changed", isBlock, changed},
+	{"all blocks are cut off", isBlock, cut},
+	{"blocks of messages are cut off", func(path string) bool { return isBlock(path) && !isRaft(path) }, cut},
+	{"the Raft state is changed", isRaft, changed},
+	{"the Raft state is cut off", isRaft, cut},
+	{"what tells of streams is changed", func(path string) bool { return strings.Contains(filepath.Base(path), "meta.") }, changed},
+}
+
+func isBlock(path string) bool { return strings.HasSuffix(path, ".blk") }
+
+// isRaft tells the files of the consensus, the cluster's own included, from those of streams.
+func isRaft(path string) bool { return strings.Contains(path, "/$SYS/_js_/") }
+
+// changed has other bytes in its middle.
+func changed(b []byte) []byte {
+	for i := len(b) / 3; i < min(len(b)/3+16, len(b)); i++ {
+		b[i] ^= 0xff
+	}
+	return b
+}
+
+// cut ends in a record.
+func cut(b []byte) []byte { return b[:len(b)*2/3] }
+
+// TestDamagedDirectory kills each node in turn and damages its files. It either refuses to start, and says so, whereupon its data
+// is removed as the manual says; or it repairs itself. In the end there is no node whose files were not damaged.
+func TestDamagedDirectory(t *testing.T) {
+	chaos(t)
+	for _, d := range damages {
+		if !chosen(d.kind) {
+			continue
+		}
+		t.Run(d.kind, func(t *testing.T) {
+			c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
+			leaveStanding(t, c.Nodes[0])
+			l := start(t, c, pace)
+			l.progress(100, 2*time.Minute)
+			inTurn(t, c, l, func(n *harness.ClusterNode) {
+				t.Logf("%s: %d files", n.Name, damage(t, n.DataDir(), d.files, d.harm))
+			})
+			l.finish()
+			checkStanding(t, c.Nodes[0])
+		})
+	}
 }
 
 func lastLine(s string) string {
@@ -263,22 +278,19 @@ func lastLine(s string) string {
 	return lines[len(lines)-1]
 }
 
-// damage changes bytes in the middle of every file of messages.
-func damage(t *testing.T, dir string) (files int) {
+// damage does harm to files, and returns to how many.
+func damage(t *testing.T, dir string, chosen func(path string) bool, harm func([]byte) []byte) (files int) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".blk") {
+		if err != nil || d.IsDir() || !chosen(path) {
 			return err
 		}
 		b, err := os.ReadFile(path)
-		if err != nil || len(b) < 100 {
+		if err != nil || len(b) == 0 {
 			return err
 		}
-		for i := len(b) / 3; i < len(b)/3+16; i++ {
-			b[i] ^= 0xff
-		}
 		files++
-		return os.WriteFile(path, b, 0o600)
+		return os.WriteFile(path, harm(b), 0o600)
 	})
 	if err != nil || files == 0 {
 		t.Fatalf("no file was damaged: %v", err)

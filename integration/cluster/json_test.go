@@ -31,8 +31,16 @@ type jsonMessage struct {
 }
 
 func (c *jsonClient) connect() (net.Conn, error) {
+	return c.login(c.load.c.HTTP(), nil)
+}
+
+// login connects to an address, by dial unless that is nil.
+func (c *jsonClient) login(address string, dial func(string) (net.Conn, error)) (net.Conn, error) {
 	d := websocket.Dialer{HandshakeTimeout: patience, Subprotocols: []string{"mqgate.json.v1"}}
-	ws, resp, err := d.Dial("ws://"+c.load.c.HTTP()+"/ws", http.Header{})
+	if dial != nil {
+		d.NetDial = func(_, addr string) (net.Conn, error) { return dial(addr) }
+	}
+	ws, resp, err := d.Dial("ws://"+address+"/ws", http.Header{})
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ type Broker struct {
 
 	mu    sync.Mutex
 	proc  *process
-	told  *process // to end
+	told  *process          // to end
 	addrs map[string]string // by name of the listener
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -290,67 +291,130 @@ func TestClusterGrowsFromThreeToFive(t *testing.T) {
 	}
 }
 
-// A node whose data directory was lost, and one whose blocks were damaged while it
-// was down, get everything from the others: each then stands in for them alone.
+// harm is what a node's files suffer while it is down.
+var harm = map[string]func(t *testing.T, dir string){
+	"lost": func(t *testing.T, dir string) {
+		if err := os.RemoveAll(filepath.Join(dir, "jetstream")); err != nil {
+			t.Fatal(err)
+		}
+	},
+	"blocks changed":     func(t *testing.T, dir string) { damageFiles(t, dir, "*.blk", changed) },
+	"blocks cut off":     func(t *testing.T, dir string) { damageFiles(t, dir, "*.blk", cut) },
+	"Raft state changed": func(t *testing.T, dir string) { damageFiles(t, filepath.Join(dir, "jetstream", "$SYS"), "*", changed) },
+	"Raft state cut off": func(t *testing.T, dir string) { damageFiles(t, filepath.Join(dir, "jetstream", "$SYS"), "*", cut) },
+}
+
+func changed(b []byte) []byte { b[len(b)/2] ^= 0xff; return b }
+
+func cut(b []byte) []byte { return b[:len(b)*2/3] }
+
+// damageFiles damages the files below a directory whose names match.
+func damageFiles(t *testing.T, dir, pattern string, how func([]byte) []byte) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if ok, err := filepath.Match(pattern, d.Name()); !ok || err != nil {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil || len(b) == 0 {
+			return err
+		}
+		files++
+		return os.WriteFile(path, how(b), 0o600)
+	})
+	if err != nil || files == 0 {
+		t.Fatalf("no file was damaged: %v", err)
+	}
+}
+
+// Nodes whose data directory was lost, or damaged while they were down, get everything from the others: all three in turn, so
+// that in the end there is nothing but what they got, and each then stands in for it with another gone.
 func TestClusterHealsLostAndDamagedData(t *testing.T) {
+	for name, do := range harm {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testHeals(t, do)
+		})
+	}
+}
+
+func testHeals(t *testing.T, do func(t *testing.T, dir string)) {
 	c := newCluster(t, nil)
 	c.startAll()
 	s := c.open(0)
-	want := numbered("message "+strings.Repeat("x", 200)+" ", 2000)
-	appendN(t, openLog(t, s, crashQueue), want...)
+	logs := []router.MailboxID{crashQueue, crashInbox}
+	want := map[router.MailboxID][]string{}
+	more := func(s *jetstream.Store, prefix string, n int) {
+		t.Helper()
+		for _, id := range logs {
+			bodies := numbered(prefix+" "+strings.Repeat("x", 200)+" ", n)
+			appendN(t, openLog(t, s, id), bodies...)
+			want[id] = append(want[id], bodies...)
+		}
+	}
 	check := func(s *jetstream.Store, who string) {
 		t.Helper()
-		if got := bodies(readAll(t, openLog(t, s, crashQueue), 1, 500)); !slices.Equal(got, want) {
-			t.Fatalf("%s: %d messages, want %d", who, len(got), len(want))
+		for _, id := range logs {
+			if got := bodies(readAll(t, openLog(t, s, id), 1, 500)); !slices.Equal(got, want[id]) {
+				t.Fatalf("%s: %v has %d messages, want %d", who, id, len(got), len(want[id]))
+			}
+		}
+		if got := values(t, s, router.ValueRetained); got != "map[topic:kept]" {
+			t.Fatalf("%s: retained are %s", who, got)
+		}
+		if b, err := s.Bindings(context.Background()); err != nil || len(b) != 1 || string(b[0]) != "binding" {
+			t.Fatalf("%s: bindings %q, %v", who, b, err)
 		}
 	}
-	more := func(s *jetstream.Store, prefix string) {
-		t.Helper()
-		extra := numbered(prefix, 50)
-		appendN(t, openLog(t, s, crashQueue), extra...)
-		want = append(want, extra...)
-	}
-	c.stop(1)
-	more(s, "while one was down ")
-	if err := os.RemoveAll(filepath.Join(c.opts[1].Dir, "jetstream")); err != nil {
+	more(s, "before", 500)
+	put(t, s, router.ValueRetained, "topic", "kept")
+	if err := s.PutBinding(context.Background(), "k", []byte("binding")); err != nil {
 		t.Fatal(err)
 	}
-	c.start(1)
-	more(s, "after it was back ")
 	s.Close()
-	c.awaitCurrent(1)
-	s = c.open(1)
-	check(s, "the node whose data was lost")
-	s.Close()
-	c.stop(0)
-
-	s = c.open(1)
-	check(s, "the node whose data was lost, with another gone")
-	more(s, "by that node ")
-	for _, f := range blockFiles(t, c.opts[0].Dir) {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(b) > 100 {
-			b[len(b)/2] ^= 0xff
-		}
-		if err := os.WriteFile(f, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	for i := range c.nodes {
+		who, other := c.opts[i].NodeName, (i+1)%len(c.nodes)
+		c.stop(i)
+		s := c.open(other)
+		more(s, "while "+who+" was down", 50)
+		do(t, c.opts[i].Dir)
+		c.startAnew(i)
+		more(s, "after "+who+" was back", 50)
+		s.Close()
+		c.awaitCurrent(i)
+		s = c.open(i)
+		check(s, who)
+		s.Close()
 	}
-	c.start(0)
-	more(s, "after the damaged one was back ")
-	s.Close()
-	c.awaitCurrent(0)
-	s = c.open(0)
-	check(s, "the node whose files were damaged")
-	s.Close()
-	c.stop(1)
-	s = c.open(0)
-	defer s.Close()
-	check(s, "the node whose files were damaged, with another gone")
-	more(s, "by that node ")
+	for i := range c.nodes {
+		other := (i + 1) % len(c.nodes)
+		c.stop(i)
+		s := c.open(other)
+		check(s, c.opts[other].NodeName+", with "+c.opts[i].NodeName+" gone")
+		more(s, "by "+c.opts[other].NodeName, 10)
+		s.Close()
+		c.start(i)
+		c.awaitCurrent(i)
+	}
+}
+
+// startAnew starts a node, if need be without the data that it does not start with, as the manual has it.
+func (c *cluster) startAnew(i int) {
+	c.t.Helper()
+	n, err := jetstream.StartNode(c.opts[i])
+	if err != nil {
+		c.t.Logf("%s does not start: %v", c.opts[i].NodeName, err)
+		if err := os.RemoveAll(filepath.Join(c.opts[i].Dir, "jetstream")); err != nil {
+			c.t.Fatal(err)
+		}
+		c.start(i)
+		return
+	}
+	c.nodes[i] = n
 }
 
 // appender appends numbered messages, some of them under way at a time, until it is told to stop.

@@ -23,7 +23,10 @@ import (
 //
 // A torn end of the last block is no damage but what a power cut leaves, maybe on
 // all nodes at once: the server cuts it off, and the Raft log or the others have
-// what belongs there.
+// what belongs there. It does so if it reads the block, which it does not after an
+// orderly stop: then it goes by its index, and meets the record that cannot be read
+// when another is to replace it, which ends the replica until somebody removes it.
+// So the index goes.
 
 // damagedDir is where replicas with damage are kept for the operator.
 const damagedDir = "damaged"
@@ -43,6 +46,13 @@ func (n *Node) setDamagedAside() error {
 		if damage == nil {
 			continue
 		}
+		if errors.Is(damage, errTorn) {
+			n.log.Warn("the last record of this node's replica of a stream is incomplete; it comes anew", "stream", s.Name(), "found", damage)
+			if err := removeIndex(n.streamDir(s.Name())); err != nil {
+				return err
+			}
+			continue
+		}
 		to := filepath.Join(n.opt.Dir, damagedDir, s.Name()+"."+time.Now().UTC().Format("20060102T150405.000"))
 		n.log.Error("this node's replica of a stream is damaged; it is kept aside and comes anew from the other nodes",
 			"stream", s.Name(), "damage", damage, "kept", to)
@@ -59,7 +69,16 @@ func (n *Node) setDamagedAside() error {
 	return nil
 }
 
-// verifyStream reads all blocks of a stream and returns the first damage.
+// removeIndex has the server read the blocks of a stream.
+func removeIndex(dir string) error {
+	if err := os.Remove(filepath.Join(dir, "msgs", "index.db")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the index of a replica: %w", err)
+	}
+	return syncDir(filepath.Join(dir, "msgs"))
+}
+
+// verifyStream reads all blocks of a stream and returns the first damage, or
+// errTorn if there is none but that.
 func verifyStream(dir, name string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "msgs", "*.blk"))
 	if err != nil {
@@ -75,16 +94,22 @@ func verifyStream(dir, name string) error {
 		numbers[f] = n
 		last = max(last, n)
 	}
+	var torn error
 	for f, n := range numbers {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			return err
 		}
-		if err := verifyBlock(b, name, n, n == last); err != nil {
-			return fmt.Errorf("%s: %w", filepath.Base(f), err)
+		err = verifyBlock(b, name, n, n == last)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", filepath.Base(f), err)
 		}
+		if err != nil && !errors.Is(err, errTorn) {
+			return err
+		}
+		torn = errors.Join(torn, err) // of one block only
 	}
-	return nil
+	return torn
 }
 
 // A record of a block: its length with the highest bit for "has headers", sequence, time, the subject's length, the subject,
@@ -94,10 +119,13 @@ const (
 	recordSum  = 8
 )
 
-var errBadBlock = errors.New("damaged")
+var (
+	errBadBlock = errors.New("damaged")
+	errTorn     = errors.New("the last record is incomplete")
+)
 
 // verifyBlock checks the records of a block. In the last block what follows the
-// last good record may be anything.
+// last good record may be anything: then it is torn.
 func verifyBlock(b []byte, stream string, number int, tail bool) error {
 	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, number))
 	sum, err := highwayhash.NewDigest64(key[:])
@@ -109,7 +137,7 @@ func verifyBlock(b []byte, stream string, number int, tail bool) error {
 		rest := b[at:]
 		if len(rest) < recordHead {
 			if tail {
-				return nil
+				return errTorn
 			}
 			return fmt.Errorf("%w: it ends inside the record at %d", errBadBlock, at)
 		}
@@ -123,7 +151,7 @@ func verifyBlock(b []byte, stream string, number int, tail bool) error {
 		n := int(size)
 		if n > len(rest) || recordHead+body+recordSum > n {
 			if tail && bad < 0 {
-				return nil
+				return errTorn
 			}
 			return fmt.Errorf("%w: the record at %d has no sensible length", errBadBlock, at)
 		}
@@ -146,6 +174,9 @@ func verifyBlock(b []byte, stream string, number int, tail bool) error {
 			bad = at
 		}
 		at += n
+	}
+	if bad >= 0 {
+		return errTorn
 	}
 	return nil
 }

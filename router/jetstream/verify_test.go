@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,11 +48,22 @@ func TestVerifyBlock(t *testing.T) {
 		}
 		b[i] ^= 0x40
 	}
+	whole := 0
 	for cut := range len(b) {
-		if err := verifyBlock(b[:cut], name, 1, true); err != nil {
+		if err := verifyBlock(b[:cut], name, 1, true); err == nil {
+			whole++ // it ends with a record
+		} else if !errors.Is(err, errTorn) {
 			t.Errorf("torn at %d: %v", cut, err)
 		}
 	}
+	if whole != 20 {
+		t.Errorf("at %d places the block ends with a record, not at those behind each but the last, and at its begin", whole)
+	}
+	b[len(b)-20] ^= 0x40 // in the last record
+	if err := verifyBlock(b, name, 1, true); !errors.Is(err, errTorn) {
+		t.Errorf("the last record is changed: %v", err)
+	}
+	b[len(b)-20] ^= 0x40
 	b[len(b)/2] ^= 0x40 // in a body in the middle, of the last block
 	if verifyBlock(b, name, 1, true) == nil {
 		t.Error("damage in the middle of the last block is not found")
