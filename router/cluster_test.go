@@ -508,6 +508,9 @@ func TestClusterSharedGroupWaitsForDurableMembers(t *testing.T) {
 		}
 		return nil
 	})
+	if n, m := len(a.bodies()), len(d.bodies()); n != 4+2 || m != 2 { // four came before there was a mailbox
+		t.Errorf("what is stored came live as well: %v and %v", a.bodies(), d.bodies())
+	}
 	subD.Close(nil) // unacknowledged: they go to the other node
 	eventually(t, func() error {
 		if n := len(a.got()); n != 4 {

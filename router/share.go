@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mqgate/mqgate/router/outbox"
@@ -34,7 +35,8 @@ type shareKey struct {
 type share struct {
 	key    shareKey
 	stands *Subscription
-	box    *Mailbox // under the lock of shares; nil: live
+	box    *Mailbox    // under the lock of shares; nil: live
+	kept   atomic.Bool // it has a mailbox
 
 	mu      sync.Mutex
 	members []*Subscription // copied on write
@@ -145,6 +147,7 @@ func (x *shares) keep(key shareKey, box *Mailbox) {
 		return
 	}
 	g.box = box
+	g.kept.Store(true)
 	g.mu.Lock()
 	members := g.members
 	g.mu.Unlock()
@@ -175,6 +178,7 @@ func (x *shares) release(key shareKey) {
 		return
 	}
 	g.box = nil
+	g.kept.Store(false)
 	g.mu.Lock()
 	members := g.members // of the last moment: they are live members again
 	g.mu.Unlock()
