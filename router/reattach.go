@@ -183,6 +183,8 @@ func (b *Mailbox) adopt(d *Delivery) bool {
 	b.ledger.hold(d, s)
 	d.box, d.Count = b, count
 	b.handed = max(b.handed, d.Seq)
+	b.noticeGroups(d)
+	b.bindGroup(s, d.Message) // what follows in the group is still to come
 	if r, ok := s.receiver.(adopter); ok {
 		r.adopted(d)
 	}

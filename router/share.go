@@ -54,7 +54,7 @@ func (s *Session) SubscribeShared(group string, o SubscribeOptions) (*Subscripti
 	if err := s.router.auth.AuthorizeFilter(s.Principal, ActionRead, o.Filter); err != nil {
 		return nil, err
 	}
-	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, group: group, credit: max(o.Credit, 1)}
+	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, group: group, credit: max(o.Credit, 1), inHands: o.inHands}
 	if s.remote != nil {
 		if err := s.remote.subscribe(context.Background(), sub, o); err != nil {
 			return nil, err
@@ -94,7 +94,8 @@ func (x *shares) add(sub *Subscription) {
 
 // consume has a member compete for the group's mailbox; with the lock held.
 func (x *shares) consume(g *share, sub *Subscription) {
-	c := &Subscription{session: sub.session, receiver: sub.receiver, filter: sub.filter, box: g.box, credit: sub.credit}
+	c := &Subscription{session: sub.session, receiver: sub.receiver, filter: sub.filter, box: g.box, credit: sub.credit, inHands: sub.inHands}
+	sub.inHands = nil
 	if err := g.box.attach(c); err != nil {
 		x.router.log.Warn("a member cannot take from its shared group", "group", g.key.group, "filter", g.key.filter.String(), "error", err)
 		return
