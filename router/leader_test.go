@@ -493,3 +493,28 @@ func TestClusterNextLeaderKnowsWhoHadWhat(t *testing.T) {
 	spares[0].wait(t)
 	spares[1].wait(t)
 }
+
+// TestClusterTakeoverWaitsForTheOlderConnection: a client that comes on another node is connected when its older connection has ended.
+func TestClusterTakeoverWaitsForTheOlderConnection(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	connect := func(e *harness, kick func(error)) *Session {
+		s, err := e.Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: kick})
+		if err != nil {
+			t.Error(err)
+		}
+		return s
+	}
+	kicked, connected := make(chan error, 1), make(chan struct{})
+	old := connect(c.edges[0], func(cause error) { kicked <- cause })
+	go func() { connect(c.edges[1], func(error) {}); close(connected) }()
+	if cause := <-kicked; !errors.Is(cause, ErrTakenOver) {
+		t.Errorf("kicked for %v", cause)
+	}
+	select {
+	case <-connected:
+		t.Error("connected while the older connection is there")
+	case <-time.After(50 * time.Millisecond):
+	}
+	old.Close()
+	<-connected
+}
