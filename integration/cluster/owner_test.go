@@ -88,12 +88,18 @@ func testOneOwner(t *testing.T, cut, leads bool) {
 	}
 }
 
+// loginAt is an MQTT client of one node, past the load balancer, with a session if it has a name.
 func loginAt(n *harness.ClusterNode, clientID string) (*harness.MQTT, error) {
+	return attach(n, harness.MQTTOptions{ClientID: clientID, Durable: clientID != ""})
+}
+
+func attach(n *harness.ClusterNode, o harness.MQTTOptions) (*harness.MQTT, error) {
 	socket, err := proxied(n.Port("mqtt"))
 	if err != nil {
 		return nil, err
 	}
-	m, err := harness.LoginMQTT(socket, harness.MQTTOptions{ClientID: clientID, Durable: clientID != "", User: harness.ClusterUser, Password: harness.ClusterPassword})
+	o.User, o.Password = harness.ClusterUser, harness.ClusterPassword
+	m, err := harness.LoginMQTT(socket, o)
 	if err != nil {
 		socket.Close()
 	}
