@@ -43,7 +43,7 @@ func (e *edge) reattach(rs *remoteSession) {
 // lastWords are how a session ended, of which no leader has heard.
 type lastWords struct {
 	leave []byte      // the call; nil: it only ended
-	heard func(error) // hears the answer; nil once its caller has gone
+	heard func(error) // hears the answer
 }
 
 // leave tells the leader how the connection ended. Where there is none, or it is lost meanwhile, the next one is told, also when
@@ -68,6 +68,11 @@ func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
 		e.tellEnd(rs)
 	}
 	e.mu.Unlock()
+	return e.awaitWords(ctx, answers)
+}
+
+// awaitWords waits until a leader has heard last words, or there is none.
+func (e *edge) awaitWords(ctx context.Context, answers <-chan error) error {
 	hold := time.NewTimer(time.Duration(e.holdMs.Load()) * time.Millisecond)
 	defer hold.Stop()
 	for {
@@ -88,13 +93,15 @@ func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
 
 // tellEnd has a leader that knows the session hear its last words; with the lock held and a link.
 func (e *edge) tellEnd(rs *remoteSession) {
-	e.sayClosed(rs)
 	w := rs.words
-	if w.leave == nil {
-		e.forgetWords(rs)
-		return
+	call := w.leave
+	if call == nil {
+		call = []byte{byte(methodClose), 0}
+		rs.opened, rs.endedOn = false, e.link.id
+	} else {
+		e.sayClosed(rs)
 	}
-	c, err := e.enter(rs, w.leave, false, func(r reply, _ *outbox.Batch) {
+	c, err := e.enter(rs, call, false, func(r reply, _ *outbox.Batch) {
 		if r.lost {
 			return // another leader will be told
 		}

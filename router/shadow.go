@@ -170,6 +170,7 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 		x.durable.Save(r.rest(), func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
 	case methodClose:
 		x.close(ctx, r, w)
+		x.link.reply(q.number, nil)
 	default:
 		x.wait(ctx, q, w)
 	}
