@@ -43,6 +43,7 @@ var across = []struct {
 	{"JSON request", jsonRequestCrosses},
 	{"selectors", selectorsCross},
 	{"transaction", transactionCrosses},
+	{"shared subscription of clean sessions", liveShareCrosses},
 	{"live topic", liveTopicCrosses},
 }
 
@@ -170,17 +171,24 @@ func says(t *testing.T, m *harness.MQTT, topic, body string, qos byte, change ..
 
 func retained(pk *packets.Packet) { pk.FixedHeader.Retain = true }
 
-// gets takes the next messages, which must be these, and acknowledges them.
+// next takes a message, and acknowledges it.
+func next(t *testing.T, m *harness.MQTT) *packets.Packet {
+	t.Helper()
+	pk, err := m.Message(time.Minute)
+	if err == nil {
+		err = m.Settle(pk)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pk
+}
+
+// gets takes the next messages, which must be these.
 func gets(t *testing.T, m *harness.MQTT, bodies ...string) (all []*packets.Packet) {
 	t.Helper()
 	for _, want := range bodies {
-		pk, err := m.Message(time.Minute)
-		if err == nil {
-			err = m.Settle(pk)
-		}
-		if err != nil {
-			t.Fatalf("waiting for %q: %v", want, err)
-		}
+		pk := next(t, m)
 		if string(pk.Payload) != want {
 			t.Fatalf("%q came on %s, want %q", pk.Payload, pk.TopicName, want)
 		}
@@ -232,17 +240,12 @@ func reaches(t *testing.T, publish func(body string), sub *harness.MQTT) {
 func skip(t *testing.T, m *harness.MQTT, some, last string) {
 	t.Helper()
 	for {
-		pk, err := m.Message(time.Minute)
-		if err == nil {
-			err = m.Settle(pk)
-		}
-		switch {
-		case err != nil:
-			t.Fatalf("waiting for %q: %v", last, err)
-		case string(pk.Payload) == last:
+		switch body := string(next(t, m).Payload); body {
+		case last:
 			return
-		case string(pk.Payload) != some:
-			t.Fatalf("%q came, want %q or %q", pk.Payload, some, last)
+		case some:
+		default:
+			t.Fatalf("%q came, want %q or %q", body, some, last)
 		}
 	}
 }
@@ -297,10 +300,7 @@ func retainedCrosses(t *testing.T, p place) {
 			says(t, m, p.topic("kept/end"), "end", 1) // behind the retained ones
 			var got []string
 			for {
-				pk, err := m.Message(time.Minute)
-				if err != nil {
-					t.Fatal(err)
-				}
+				pk := next(t, m)
 				if string(pk.Payload) == "end" {
 					break
 				}
@@ -505,6 +505,55 @@ func transactionCrosses(t *testing.T, p place) {
 	next := login(t, p.y)
 	next.MustConfirm(t, "SUBSCRIBE", nil, "id:1", "destination:"+jobs, "ack:client-individual")
 	reads(t, next, "job 2", "end")
+}
+
+// liveShareCrosses: of a group without durable members, which has no mailbox, each message goes to one member, and all get some.
+func liveShareCrosses(t *testing.T, p place) {
+	var members []*harness.MQTT
+	for _, n := range p.Nodes {
+		m := device(t, n, harness.MQTTOptions{})
+		subscribe(t, m, 1, "$share/live/"+p.topic("live-share"))
+		members = append(members, m)
+	}
+	speaker := device(t, p.x, harness.MQTTOptions{})
+	came := make([][]string, len(members))
+	take := func() (all []string) {
+		for i, m := range members {
+			for m.Waits(time.Millisecond) {
+				came[i] = append(came[i], string(next(t, m).Payload))
+			}
+			all = append(all, came[i]...)
+		}
+		return all
+	}
+	harness.Eventually(t, time.Minute, func() error {
+		says(t, speaker, p.topic("live-share"), "known?", 1)
+		if len(take()) == 0 {
+			return errors.New("the group is not known to another node")
+		}
+		return nil
+	})
+	want := numbers(0, 30)
+	for _, body := range want {
+		says(t, speaker, p.topic("live-share"), body, 1)
+	}
+	said := func(body string) bool { return body == "known?" }
+	harness.Eventually(t, time.Minute, func() error {
+		if got := slices.DeleteFunc(take(), said); len(got) < len(want) {
+			return fmt.Errorf("%d of %d came", len(got), len(want))
+		}
+		return nil
+	})
+	got := slices.DeleteFunc(take(), said)
+	slices.Sort(want)
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("%v came, want %v", got, want)
+	}
+	for i, own := range came {
+		if len(own) == 0 {
+			t.Errorf("the member on %s got nothing", p.Nodes[i].Name)
+		}
+	}
 }
 
 // liveTopicCrosses: each subscriber on y gets each message once, by whichever of two filters, and a message goes to y once for

@@ -53,14 +53,7 @@ func willsOfTheDead(t *testing.T, p place) func(*testing.T) {
 	return func(t *testing.T) {
 		var got []string
 		for range 2 {
-			pk, err := heir.Message(time.Minute)
-			if err == nil {
-				err = heir.Settle(pk)
-			}
-			if err != nil {
-				t.Fatalf("after %q: %v", got, err)
-			}
-			got = append(got, string(pk.Payload))
+			got = append(got, string(next(t, heir).Payload))
 		}
 		if slices.Sort(got); !slices.Equal(got, []string{"of a clean client", "of a session"}) {
 			t.Errorf("the wills are %q", got)
@@ -105,13 +98,11 @@ func sessionsOfTheDead(t *testing.T, p place) func(*testing.T) {
 			t.Error("the session was lost")
 		}
 		from := 1
-		if pk, err := now.Message(time.Minute); err != nil {
-			t.Fatal(err)
-		} else if err := now.Settle(pk); err != nil {
-			t.Fatal(err)
-		} else if body := string(pk.Payload); body == "0" {
-			from = 0 // its PUBACK may be lost with the node: a client has no word that it was heard
-		} else if body != "1" {
+		switch body := string(next(t, now).Payload); body {
+		case "0":
+			from = 0 // its PUBACK was lost with the node: a client has no word that it was heard
+		case "1":
+		default:
 			t.Fatalf("%q came first", body)
 		}
 		gets(t, now, numbers(from+1, 6)...)
@@ -313,14 +304,7 @@ func sharesOfTheDead(t *testing.T, p place) func(*testing.T) {
 		harness.Eventually(t, time.Minute, func() error {
 			for _, m := range members[1:] {
 				for len(came) < len(want) && m.Waits(10*time.Millisecond) {
-					pk, err := m.Message(time.Second)
-					if err == nil {
-						err = m.Settle(pk)
-					}
-					if err != nil {
-						return err
-					}
-					came = append(came, string(pk.Payload))
+					came = append(came, string(next(t, m).Payload))
 				}
 			}
 			if len(came) < len(want) {
