@@ -141,7 +141,7 @@ func (c *conn) rememberTarget(name string, t target) {
 // checkTemporary refuses a reply to a connection that is gone: publishing would make a queue that nobody reads. An edge of a
 // cluster does not know: there it is the leader who refuses.
 func (c *conn) checkTemporary(a router.Address) error {
-	if c.server.opt.Router.IsEdge() {
+	if c.server.opt.Router.IsEdge() && a.Temporary() {
 		return nil
 	}
 	_, err := c.server.opt.Router.QueueInfo(c.session.Principal, a)
