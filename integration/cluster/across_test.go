@@ -38,6 +38,7 @@ var across = []struct {
 	{"MQTT session taken over", mqttTakeover},
 	{"clean MQTT client taken over", cleanTakeover},
 	{"STOMP durable subscription taken over", stompTakeover},
+	{"JSON client taken over", jsonTakeover},
 	{"temporary queue", temporaryQueueCrosses},
 	{"MQTT 5 response topic", responseTopicCrosses},
 	{"JSON request", jsonRequestCrosses},
@@ -123,7 +124,7 @@ func device(t *testing.T, n *harness.ClusterNode, o harness.MQTTOptions) *harnes
 }
 
 // page is a JSON client of one node.
-func page(t *testing.T, n *harness.ClusterNode) *jsonClient {
+func page(t *testing.T, n *harness.ClusterNode, clientID string) *jsonClient {
 	t.Helper()
 	d := websocket.Dialer{HandshakeTimeout: patience, Subprotocols: []string{"mqgate.json.v1"},
 		NetDial: func(_, addr string) (net.Conn, error) { return proxied(addr) }}
@@ -134,7 +135,7 @@ func page(t *testing.T, n *harness.ClusterNode) *jsonClient {
 	resp.Body.Close()
 	t.Cleanup(func() { ws.Close() })
 	c := &jsonClient{ws: ws}
-	c.must(t, map[string]any{"op": "connect", "user": harness.ClusterUser, "password": harness.ClusterPassword})
+	c.must(t, map[string]any{"op": "connect", "user": harness.ClusterUser, "password": harness.ClusterPassword, "clientId": clientID})
 	return c
 }
 
@@ -405,6 +406,15 @@ func stompTakeover(t *testing.T, p place) {
 	}
 }
 
+func jsonTakeover(t *testing.T, p place) {
+	old := page(t, p.x, p.name)
+	page(t, p.y, p.name)
+	const takenOver = "\x11\x39" // 4409
+	if rest, _, err := harness.Ended(old.ws.NetConn()); err != nil || !strings.Contains(string(rest), takenOver) {
+		t.Errorf("when the new connection is confirmed the old one was told % x, %v", rest, err)
+	}
+}
+
 // temporaryQueueCrosses: a client of each node answers one of the other.
 func temporaryQueueCrosses(t *testing.T, p place) {
 	for i, n := range [][2]*harness.ClusterNode{{p.x, p.y}, {p.y, p.x}} {
@@ -418,6 +428,16 @@ func temporaryQueueCrosses(t *testing.T, p place) {
 		if f := reads(t, asks, "4")[0]; f.Headers["correlation-id"] != "c1" {
 			t.Errorf("the answer is %s", f)
 		}
+		asks.Close()
+		harness.Eventually(t, time.Minute, func() error {
+			worker.Must(t, "SEND", []byte("5"), "destination:"+f.Headers["reply-to"], "receipt:r")
+			if answer, err := worker.Read(time.Minute); err != nil || answer.Command != "ERROR" {
+				return fmt.Errorf("a reply to a client that has gone was answered by %s, %v", answer, err)
+			}
+			return nil
+		})
+		worker.Must(t, "SEND", nil, "destination:/remote-temp-queue/temp.never.was")
+		worker.Expect(t, "ERROR")
 	}
 }
 
@@ -439,7 +459,7 @@ func responseTopicCrosses(t *testing.T, p place) {
 }
 
 func jsonRequestCrosses(t *testing.T, p place) {
-	asks, worker := page(t, p.x), page(t, p.y)
+	asks, worker := page(t, p.x, ""), page(t, p.y, "")
 	worker.must(t, map[string]any{"op": "subscribe", "sub": "s", "to": p.queue("calls")})
 	for i := range 3 {
 		id, err := asks.ask(map[string]any{"op": "request", "to": p.queue("calls"), "body": fmt.Sprint("how are you, ", i), "timeoutMs": 60000})

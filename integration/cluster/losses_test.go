@@ -416,7 +416,7 @@ func (c confirmed) check(t *testing.T, n *harness.ClusterNode) {
 // loseMost kills x and y: z refuses what is to be stored, and says what to do. With the others back all that was confirmed is there.
 func loseMost(t *testing.T, p place) {
 	before := confirm(t, p, p.x, "before")
-	stomp, mqtt, json := login(t, p.z), device(t, p.z, harness.MQTTOptions{Version: harness.MQTT5}), page(t, p.z)
+	stomp, mqtt, json := login(t, p.z), device(t, p.z, harness.MQTTOptions{Version: harness.MQTT5}), page(t, p.z, "")
 	p.x.Kill()
 	p.y.Kill()
 	stomp.Must(t, "SEND", []byte("x"), "destination:"+p.queue("refused"), "persistent:true", "receipt:r")
