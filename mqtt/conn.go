@@ -365,8 +365,8 @@ func (c *conn) await(ok func() bool) bool {
 	return true
 }
 
-// close ends the connection for a cause: the session is left first, so that a connection that takes it over need not wait
-// for this client to read; then what can still be said is said.
+// close ends the connection for a cause: the session is left first, so that another connection need not wait for this client
+// to read; then what can still be said is said. One that is taken over is waited for, for a moment.
 func (c *conn) close(cause error) {
 	watchdog := time.AfterFunc(c.server.opt.FlushTimeout+closeTimeout, func() { c.fail(errAborted) })
 	defer watchdog.Stop()
@@ -387,10 +387,15 @@ func (c *conn) close(cause error) {
 		fd.source.CloseAndReturn(ms, &c.batch)
 	}
 	c.batch.Flush()
+	// One that was taken over ends before the one that takes over begins.
+	taken := errors.Is(cause, errTaken)
+	lingers := taken && c.finish(cause) && c.endSending()
 	if c.session != nil {
 		c.depart(cause)
 	}
-	lingers := c.finish(cause) // [MQTT-3.14.4-2]
+	if !taken {
+		lingers = c.finish(cause) // [MQTT-3.14.4-2]
+	}
 	c.kill(cause)
 	if lingers && (c.version == v5 || errors.Is(cause, errRefused) && c.ending.Load() == nil) { // else nothing was said that could be lost
 		c.linger()
@@ -488,11 +493,16 @@ func (c *conn) farewell(f *fault) {
 	c.control(encode(&pk))
 }
 
+// endSending closes the sending side, and reports whether that is possible.
+func (c *conn) endSending() bool {
+	half, ok := c.socket.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
+}
+
 // linger closes the sending side and waits a moment for the peer to close: closing with unread input would make the kernel
 // send a reset, and the peer might lose the last packet.
 func (c *conn) linger() {
-	half, ok := c.socket.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	if !c.endSending() {
 		return
 	}
 	if c.socket.SetReadDeadline(time.Now().Add(lingerTimeout)) == nil {

@@ -102,6 +102,7 @@ func (l *live) arrived(g *liveGroup, m *Message, w *outbox.Batch) {
 	for _, s := range subs {
 		switch {
 		case !s.selects(m), s.noLocal && s.session.ID == m.Origin:
+		case s.share != nil && s.share.kept.Load(): // it has a copy in its mailbox
 		case expired:
 			l.router.Stats.Drop(DropExpired, 1)
 		case s.share == nil && l.router.auth.Authorize(s.session.Principal, ActionRead, m.To) != nil:

@@ -308,6 +308,26 @@ func TestClusterNodeLoss(t *testing.T) {
 	mustPublish(t, c.edges[0].session(), "/queue/q2", "again")
 }
 
+// TestClusterWillIsForgottenBeforeTheConnectionEnds: who has seen the connection end after DISCONNECT has no will any more, whatever
+// becomes of the node.
+func TestClusterWillIsForgottenBeforeTheConnectionEnds(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	for i := range 50 {
+		s, err := c.edges[0].Connect(SessionOptions{Principal: anyone, ClientID: fmt.Sprint("left ", i), Kick: func(error) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim(t, s, ClaimOptions{Clean: true, Will: &Will{Message: &Message{To: dest(t, "/queue/wills"), Body: []byte("never")}}})
+		s.Close()
+		d := c.core.durables
+		d.mu.Lock()
+		if n := len(d.all); n != 0 {
+			t.Errorf("the leader keeps %d wills", n)
+		}
+		d.mu.Unlock()
+	}
+}
+
 func TestClusterTransaction(t *testing.T) {
 	c := startCluster(t, 2, nil)
 	s := c.edges[0].session()
@@ -567,6 +587,9 @@ func TestClusterSharedGroupWaitsForDurableMembers(t *testing.T) {
 		}
 		return nil
 	})
+	if n, m := len(a.bodies()), len(d.bodies()); n != 4+2 || m != 2 { // four came before there was a mailbox
+		t.Errorf("what is stored came live as well: %v and %v", a.bodies(), d.bodies())
+	}
 	subD.Close(nil) // unacknowledged: they go to the other node
 	eventually(t, func() error {
 		if n := len(a.got()); n != 4 {

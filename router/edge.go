@@ -164,6 +164,9 @@ func (r *Router) FollowLeader(address string) {
 // Hold sets how long what needs the leader waits for one.
 func (r *Router) Hold(d time.Duration) { r.edge.holdMs.Store(d.Milliseconds()) }
 
+// IsEdge reports whether the router asks a leader for everything that is stored.
+func (r *Router) IsEdge() bool { return r.edge != nil }
+
 // Linked reports whether an edge has a leader that answers.
 func (r *Router) Linked() bool { return r.edge != nil && r.edge.fresh() }
 

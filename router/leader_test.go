@@ -587,3 +587,110 @@ func TestClusterTransactionThatIsRefusedSettlesNothing(t *testing.T) {
 		c.core.waitDepth("/queue/in", 0)
 	})
 }
+
+// TestClusterNextLeaderKnowsWhoHadWhat: what only one client may work on stays that client's when the leader dies: the messages of a
+// group, a queue that a consumer has alone, and what a member of a shared group has in hands.
+func TestClusterNextLeaderKnowsWhoHadWhat(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	first, second := c.edges[1].session(), c.edges[0].session()
+	p := c.edges[0].session()
+
+	grouped := func(body string) {
+		t.Helper()
+		m := &Message{To: dest(t, "/queue/groups"), Body: []byte(body), Headers: []Header{{Name: HeaderGroup, Value: "g"}}}
+		if err := publish(t, p, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, owner := consume(t, first, "/queue/groups", 10)
+	grouped("0")
+	owner.wait(t, "0")
+	_, other := consume(t, second, "/queue/groups", 10)
+
+	// One queue for each order in which the next leader may hear of the consumers.
+	alone := func(s *Session, queue string) *inbox {
+		_, in := subscribe(t, s, SubscribeOptions{Filter: filter(t, queue), Credit: 10, Exclusive: true})
+		return in
+	}
+	soles := map[string]*inbox{"/queue/alone.1": alone(first, "/queue/alone.1"), "/queue/alone.2": alone(second, "/queue/alone.2")}
+	for queue, sole := range soles {
+		mustPublish(t, p, queue, "0")
+		sole.wait(t, "0")
+	}
+	spares := []*inbox{alone(second, "/queue/alone.1"), alone(first, "/queue/alone.2")}
+
+	f := mqttFilter(t, "s/+")
+	var members []*inbox
+	for i, e := range c.edges {
+		s, err := e.Connect(SessionOptions{Principal: anyone, ClientID: fmt.Sprint("member ", i), Kick: func(cause error) { t.Error(cause) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, _ := claim(t, s, ClaimOptions{Expiry: time.Hour})
+		if err := x.BindShared(context.Background(), "g", f); err != nil {
+			t.Fatal(err)
+		}
+		in := &inbox{}
+		sub, err := s.SubscribeShared("g", SubscribeOptions{Filter: f, Receiver: in, Credit: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub.Start(nil)
+		members = append(members, in)
+	}
+	for i := range 3 {
+		mustPublish(t, p, "/topic/s/1", fmt.Sprint(i))
+	}
+	hold := func(want int) {
+		t.Helper()
+		eventually(t, func() error {
+			if got := append(members[0].bodies(), members[1].bodies()...); len(got) != want {
+				return fmt.Errorf("%v were given, want %d", got, want)
+			}
+			return nil
+		})
+	}
+	hold(2)
+
+	c.crash()
+	c.succeed()
+	grouped("1")
+	owner.wait(t, "0", "1")
+	for queue, sole := range soles {
+		mustPublish(t, p, queue, "1")
+		sole.wait(t, "0", "1")
+	}
+	ack(t, members[0].got()[0])
+	hold(3)
+	if len(members[0].got()) != 2 {
+		t.Errorf("the members have %v and %v", members[0].bodies(), members[1].bodies())
+	}
+	other.wait(t)
+	spares[0].wait(t)
+	spares[1].wait(t)
+}
+
+// TestClusterTakeoverWaitsForTheOlderConnection: a client that comes on another node is connected when its older connection has ended.
+func TestClusterTakeoverWaitsForTheOlderConnection(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	connect := func(e *harness, kick func(error)) *Session {
+		s, err := e.Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: kick})
+		if err != nil {
+			t.Error(err)
+		}
+		return s
+	}
+	kicked, connected := make(chan error, 1), make(chan struct{})
+	old := connect(c.edges[0], func(cause error) { kicked <- cause })
+	go func() { connect(c.edges[1], func(error) {}); close(connected) }()
+	if cause := <-kicked; !errors.Is(cause, ErrTakenOver) {
+		t.Errorf("kicked for %v", cause)
+	}
+	select {
+	case <-connected:
+		t.Error("connected while the older connection is there")
+	case <-time.After(50 * time.Millisecond):
+	}
+	old.Close()
+	<-connected
+}

@@ -402,11 +402,11 @@ func (b *Mailbox) attach(s *Subscription) error {
 		b.selective++
 	}
 	b.subs = append(b.subs[:len(b.subs):len(b.subs)], s) // copied: consumers() hands it out
-	if s.exclusive && b.sole == nil {
-		b.elect()
-	}
 	b.claimHeld(s, s.inHands)
 	s.inHands = nil
+	if s.exclusive && (b.sole == nil || s.holds()) {
+		b.elect()
+	}
 	return nil
 }
 

@@ -68,6 +68,11 @@ func (d *remoteDurable) leave(ctx context.Context, o LeaveOptions) error {
 		e.tellEnd(rs)
 	}
 	e.mu.Unlock()
+	return e.awaitWords(ctx, answers)
+}
+
+// awaitWords waits until a leader has heard last words, or there is none.
+func (e *edge) awaitWords(ctx context.Context, answers <-chan error) error {
 	hold := time.NewTimer(time.Duration(e.holdMs.Load()) * time.Millisecond)
 	defer hold.Stop()
 	for {
@@ -91,7 +96,8 @@ func (e *edge) tellEnd(rs *remoteSession) {
 	w := rs.words
 	last := w.leave
 	if last == nil {
-		last, rs.opened = rs.closing(), false
+		last = rs.closing()
+		rs.opened, rs.endedOn = false, e.link.id
 	} else {
 		e.sayClosed(rs)
 	}
@@ -184,6 +190,8 @@ func (b *Mailbox) adopt(d *Delivery) bool {
 	b.ledger.hold(d, s)
 	d.box, d.Count = b, count
 	b.handed = max(b.handed, d.Seq)
+	b.noticeGroups(d)
+	b.bindGroup(s, d.Message) // what follows in the group is still to come
 	if r, ok := s.receiver.(adopter); ok {
 		r.adopted(d)
 	}

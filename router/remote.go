@@ -56,24 +56,31 @@ func (rs *remoteSession) register() {
 	e.open(rs)
 }
 
-// close forgets the session here and at the leader.
+// close forgets the session here and at the leader. A will that is not to be published is forgotten there when close returns, so
+// that the loss of this node does not publish it; or some leader will be told.
 func (rs *remoteSession) close() {
 	e := rs.edge
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if rs.closed {
+		e.mu.Unlock()
 		return
 	}
 	rs.closed = true
-	if rs.claimed != nil && !rs.claimed.Again && !rs.willLeft {
-		rs.words = &lastWords{} // a leader that has not heard them would publish the will
-		if e.link != nil {
-			e.tellEnd(rs)
-		}
+	if rs.claimed == nil || rs.claimed.Again || rs.willLeft {
+		e.sayClosed(rs)
+		delete(e.sessions, rs.session.ID.N)
+		e.mu.Unlock()
 		return
 	}
-	e.sayClosed(rs)
-	delete(e.sessions, rs.session.ID.N)
+	answers := make(chan error, 1)
+	rs.words = &lastWords{heard: func(err error) { answers <- err }}
+	if e.link != nil {
+		e.tellEnd(rs)
+	}
+	e.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), willPatience)
+	defer cancel()
+	_ = e.awaitWords(ctx, answers) // nobody is left to hear
 }
 
 // event is something that the leader says to a session.

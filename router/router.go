@@ -322,6 +322,7 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 	s := &Session{
 		Principal: o.Principal, Vhost: o.Vhost, Protocol: o.Protocol, Name: o.Name, Remote: o.Remote, Since: time.Now(),
 		router: r, kick: o.Kick, routes: map[Address]*route{}, subs: map[*Subscription]struct{}{},
+		ended: make(chan struct{}),
 	}
 	r.mu.Lock()
 	if r.stopping() {
@@ -371,9 +372,7 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 		old.awaitNode() // its node has another link
 	}
 	if old != nil {
-		// The old connection closes before the new one may subscribe.
-		old.kick(ErrTakenOver)
-		old.Close()
+		old.giveWay()
 	}
 	return s, nil
 }

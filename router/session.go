@@ -42,6 +42,7 @@ type Session struct {
 	follows map[*Following]struct{}
 	will    *DurableSession // its stored form, where there is no session besides
 	closed  bool
+	ended   chan struct{} // closed at the end of Close
 }
 
 // SessionOptions describe a new session.
@@ -377,4 +378,20 @@ func (s *Session) Close() {
 	if will != nil {
 		will.forgetWill()
 	}
+	close(s.ended)
+}
+
+// takeoverPatience is how long a client that comes again waits for its older connection to end. A node that is cut off, and cannot
+// end it, has stopped delivering by itself by then (edgePatience).
+const takeoverPatience = 2 * time.Second
+
+// giveWay has the session's connection end since its client came again, and returns when it has, or does not in time: then only
+// what it holds is taken from it.
+func (s *Session) giveWay() {
+	s.kick(ErrTakenOver)
+	select {
+	case <-s.ended:
+	case <-time.After(takeoverPatience):
+	}
+	s.Close()
 }

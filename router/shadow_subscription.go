@@ -254,8 +254,10 @@ func (x *shadow) settleLater(q request, s *shadowSubscription, seq uint64) {
 		return
 	}
 	q.again = true
-	if s != nil && s.sub.box != nil && s.sub.box.whenAdopted(seq, func() { x.push(q) }) {
-		return
+	if s != nil {
+		if box := s.sub.mailbox(); box != nil && box.whenAdopted(seq, func() { x.push(q) }) {
+			return
+		}
 	}
 	x.link.refuse(q.number, errNotHeld())
 }

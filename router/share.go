@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mqgate/mqgate/router/outbox"
@@ -34,7 +35,8 @@ type shareKey struct {
 type share struct {
 	key    shareKey
 	stands *Subscription
-	box    *Mailbox // under the lock of shares; nil: live
+	box    *Mailbox    // under the lock of shares; nil: live
+	kept   atomic.Bool // it has a mailbox
 
 	mu      sync.Mutex
 	members []*Subscription // copied on write
@@ -52,7 +54,7 @@ func (s *Session) SubscribeShared(group string, o SubscribeOptions) (*Subscripti
 	if err := s.router.auth.AuthorizeFilter(s.Principal, ActionRead, o.Filter); err != nil {
 		return nil, err
 	}
-	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, group: group, credit: max(o.Credit, 1)}
+	sub := &Subscription{session: s, receiver: o.Receiver, filter: o.Filter, group: group, credit: max(o.Credit, 1), inHands: o.inHands}
 	if s.remote != nil {
 		if err := s.remote.subscribe(context.Background(), sub, o); err != nil {
 			return nil, err
@@ -92,7 +94,8 @@ func (x *shares) add(sub *Subscription) {
 
 // consume has a member compete for the group's mailbox; with the lock held.
 func (x *shares) consume(g *share, sub *Subscription) {
-	c := &Subscription{session: sub.session, receiver: sub.receiver, filter: sub.filter, box: g.box, credit: sub.credit}
+	c := &Subscription{session: sub.session, receiver: sub.receiver, filter: sub.filter, box: g.box, credit: sub.credit, inHands: sub.inHands}
+	sub.inHands = nil
 	if err := g.box.attach(c); err != nil {
 		x.router.log.Warn("a member cannot take from its shared group", "group", g.key.group, "filter", g.key.filter.String(), "error", err)
 		return
@@ -145,6 +148,7 @@ func (x *shares) keep(key shareKey, box *Mailbox) {
 		return
 	}
 	g.box = box
+	g.kept.Store(true)
 	g.mu.Lock()
 	members := g.members
 	g.mu.Unlock()
@@ -175,6 +179,7 @@ func (x *shares) release(key shareKey) {
 		return
 	}
 	g.box = nil
+	g.kept.Store(false)
 	g.mu.Lock()
 	members := g.members // of the last moment: they are live members again
 	g.mu.Unlock()

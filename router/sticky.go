@@ -116,13 +116,13 @@ func (b *Mailbox) freeGroups(s *Subscription) {
 }
 
 // elect makes the longest-standing consumer of those that ask for the queue alone
-// its only one, and lets all others have messages if there is none.
+// its only one, and lets all others have messages if there is none. One that holds
+// messages, since before this node led, goes before all.
 func (b *Mailbox) elect() {
 	b.sole = nil
 	for _, s := range b.subs {
-		if s.exclusive {
+		if s.exclusive && (b.sole == nil || s.holds() && !b.sole.holds()) {
 			b.sole = s
-			break
 		}
 	}
 	for _, s := range b.subs {

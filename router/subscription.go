@@ -76,6 +76,9 @@ func (s *Subscription) wants() bool {
 	return alone && !s.paused && !s.detached && s.held.n+s.adopting < s.credit
 }
 
+// holds reports whether the client has messages in hands; with the mailbox's lock held.
+func (s *Subscription) holds() bool { return s.held.n+s.adopting > 0 }
+
 // Start lets deliveries begin. Between Subscribe and Start a front-end confirms
 // the subscription to its client.
 func (s *Subscription) Start(w *outbox.Batch) {
@@ -134,6 +137,14 @@ func (s *Subscription) Filter() Filter { return s.filter }
 
 // Stores reports whether deliveries must be settled.
 func (s *Subscription) Stores() bool { return s.box != nil || s.remote != nil && s.group == "" }
+
+// mailbox is what it takes from, as a member of a shared group too; nil if there is none.
+func (s *Subscription) mailbox() *Mailbox {
+	if c := s.consumer.Load(); c != nil {
+		return c.box
+	}
+	return s.box
+}
 
 // Close ends the subscription. What it held goes back to its mailbox. A durable
 // subscription's inbox stays.

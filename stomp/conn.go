@@ -397,6 +397,7 @@ func (c *conn) close(cause error) {
 		c.out.Abort(cause)
 	}
 	c.out.Wait()
+	lingers = lingers && c.endSending() // before another connection has the client's id
 	c.returnUnwritten()
 	if c.session != nil {
 		c.session.Close()
@@ -448,13 +449,15 @@ func (c *conn) finish(cause error) bool {
 	return true
 }
 
-// linger closes the sending side and waits a moment for the peer to close: closing with unread input would make the kernel
-// send a reset, and the peer might lose the last frame.
-func (c *conn) linger() {
+// endSending closes the sending side, and reports whether that is possible.
+func (c *conn) endSending() bool {
 	half, ok := c.socket.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
-		return
-	}
+	return ok && half.CloseWrite() == nil
+}
+
+// linger waits a moment for the peer to close, whose input has ended: closing with unread input would make the kernel send a
+// reset, and the peer might lose the last frame.
+func (c *conn) linger() {
 	if c.socket.SetReadDeadline(time.Now().Add(lingerTimeout)) == nil {
 		_, _ = io.CopyN(io.Discard, c.socket, lingerBytes) // whatever ends it, the socket is closed next
 	}

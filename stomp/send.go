@@ -138,8 +138,12 @@ func (c *conn) rememberTarget(name string, t target) {
 	c.targets[name] = t
 }
 
-// checkTemporary refuses a reply to a connection that is gone: publishing would make a queue that nobody reads.
+// checkTemporary refuses a reply to a connection that is gone: publishing would make a queue that nobody reads. An edge of a
+// cluster does not know: there it is the leader who refuses.
 func (c *conn) checkTemporary(a router.Address) error {
+	if c.server.opt.Router.IsEdge() && a.Temporary() {
+		return nil
+	}
 	_, err := c.server.opt.Router.QueueInfo(c.session.Principal, a)
 	if router.ClassOf(err) == router.NotFound && err != nil {
 		return mistake("The client that asked has disconnected; drop the reply.", "temporary queue %.128q does not exist", a.Name())

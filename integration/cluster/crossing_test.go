@@ -92,7 +92,7 @@ func (m *member) await(t *testing.T, want ...string) {
 }
 
 // login is a STOMP client of one node, past the load balancer.
-func login(t *testing.T, n *harness.ClusterNode) *harness.Wire {
+func login(t *testing.T, n *harness.ClusterNode, headers ...string) *harness.Wire {
 	t.Helper()
 	s, err := proxied(n.Port("stomp"))
 	if err != nil {
@@ -100,7 +100,7 @@ func login(t *testing.T, n *harness.ClusterNode) *harness.Wire {
 	}
 	w := harness.NewWire(s)
 	t.Cleanup(w.Close)
-	if err := w.Login("login:"+harness.ClusterUser, "passcode:"+harness.ClusterPassword); err != nil {
+	if err := w.Login(append(headers, "login:"+harness.ClusterUser, "passcode:"+harness.ClusterPassword)...); err != nil {
 		t.Fatal(err)
 	}
 	return w

@@ -21,13 +21,19 @@ type jsonClient struct {
 
 // jsonMessage is what the gateway sends: replies and events.
 type jsonMessage struct {
-	Reply       int
-	OK          bool
-	Error       *struct{ Code, Message string }
-	Event       string
-	Body        string
-	Delivery    uint64
-	Redelivered bool
+	Reply int
+	OK    bool
+	Error *struct {
+		Code, Message string
+		Retry         bool
+	}
+	Message       *jsonMessage // the reply to a request
+	Event         string
+	Body          string
+	ReplyTo       string
+	CorrelationID string
+	Delivery      uint64
+	Redelivered   bool
 }
 
 func (c *jsonClient) connect() (net.Conn, error) {

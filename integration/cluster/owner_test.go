@@ -34,7 +34,7 @@ func testOneOwner(t *testing.T, cut, leads bool) {
 		from, to = leader, other
 	}
 	// With a window of one each acknowledgement asks for the next message.
-	old, err := loginWith(from, harness.MQTTOptions{Version: harness.MQTT5, ClientID: "owned", Durable: true, ReceiveMaximum: 1})
+	old, err := attach(from, harness.MQTTOptions{Version: harness.MQTT5, ClientID: "owned", Durable: true, ReceiveMaximum: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,12 +120,12 @@ func readToEnd(t *testing.T, m *harness.MQTT) (end oldEnd) {
 	}
 }
 
+// loginAt is an MQTT client of one node, past the load balancer, with a session if it has a name.
 func loginAt(n *harness.ClusterNode, clientID string) (*harness.MQTT, error) {
-	return loginWith(n, harness.MQTTOptions{ClientID: clientID, Durable: clientID != ""})
+	return attach(n, harness.MQTTOptions{ClientID: clientID, Durable: clientID != ""})
 }
 
-// loginWith is an MQTT client of one node, past the load balancer.
-func loginWith(n *harness.ClusterNode, o harness.MQTTOptions) (*harness.MQTT, error) {
+func attach(n *harness.ClusterNode, o harness.MQTTOptions) (*harness.MQTT, error) {
 	socket, err := proxied(n.Port("mqtt"))
 	if err != nil {
 		return nil, err

@@ -76,7 +76,7 @@ func stompRefusal(w *harness.Wire) sender {
 
 func mqttRefusal(t *testing.T, n *harness.ClusterNode) sender {
 	t.Helper()
-	m, err := loginWith(n, harness.MQTTOptions{Version: harness.MQTT5})
+	m, err := attach(n, harness.MQTTOptions{Version: harness.MQTT5})
 	if err != nil {
 		t.Fatal(err)
 	}

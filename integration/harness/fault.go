@@ -20,6 +20,7 @@ type Network struct {
 	mu      sync.Mutex
 	changed *sync.Cond
 	blocked map[[2]string]bool // from, to
+	carried map[[2]string]int  // bytes
 	conns   map[net.Conn]struct{}
 	doors   []net.Listener
 	over    bool
@@ -27,7 +28,7 @@ type Network struct {
 
 // NewNetwork makes a network in which everything passes.
 func NewNetwork(t testing.TB) *Network {
-	n := &Network{t: t, blocked: map[[2]string]bool{}, conns: map[net.Conn]struct{}{}}
+	n := &Network{t: t, blocked: map[[2]string]bool{}, carried: map[[2]string]int{}, conns: map[net.Conn]struct{}{}}
 	n.changed = sync.NewCond(&n.mu)
 	t.Cleanup(n.close)
 	return n
@@ -81,13 +82,21 @@ func (n *Network) set(from, to string, blocked bool) {
 	n.mu.Unlock()
 }
 
-// await returns when what goes from one node to another may pass; false: the test is over.
-func (n *Network) await(from, to string) bool {
+// Carried is how many bytes went from one node to another.
+func (n *Network) Carried(from, to string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.carried[[2]string{from, to}]
+}
+
+// await returns when bytes may pass from one node to another, and counts them; false: the test is over.
+func (n *Network) await(from, to string, bytes int) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for n.blocked[[2]string{from, to}] && !n.over {
 		n.changed.Wait()
 	}
+	n.carried[[2]string{from, to}] += bytes
 	return !n.over
 }
 
@@ -173,7 +182,7 @@ func (n *Network) forward(from, to net.Conn, ends func([]byte) (string, string))
 		k, err := from.Read(buf)
 		if k > 0 {
 			a, b := ends(buf[:k])
-			if !n.await(a, b) {
+			if !n.await(a, b, k) {
 				return
 			}
 			if _, err := to.Write(buf[:k]); err != nil {

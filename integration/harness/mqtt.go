@@ -28,6 +28,7 @@ type MQTTOptions struct {
 	Durable        bool // the session outlives the connection, for an hour in MQTT 5
 	Fresh          bool // of a durable one: an earlier session ends first
 	ReceiveMaximum uint16
+	Will           *packets.Packet // a PublishPacket
 	User           string
 	Password       string
 }
@@ -78,6 +79,10 @@ func LoginMQTT(s net.Conn, o MQTTOptions) (*MQTT, error) {
 		if o.Durable {
 			pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 3600, true
 		}
+	}
+	if w := o.Will; w != nil {
+		k.WillFlag, k.WillTopic, k.WillPayload = true, w.TopicName, w.Payload
+		k.WillQos, k.WillRetain = w.FixedHeader.Qos, w.FixedHeader.Retain
 	}
 	if o.User != "" {
 		k.UsernameFlag, k.Username, k.PasswordFlag, k.Password = true, []byte(o.User), true, []byte(o.Password)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -234,6 +235,32 @@ func (w *Wire) MustConfirm(t testing.TB, command string, body []byte, headers ..
 			t.Fatalf("waiting for the RECEIPT of %s, got %s", command, f)
 		}
 		return
+	}
+}
+
+// Ended reports whether the other side has ended a connection by now, and returns what it sent before that and nobody has read. It
+// waits for nothing, so that it tells what happened first.
+func Ended(c net.Conn) (rest []byte, ended bool, err error) {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return nil, false, err
+	}
+	buf := make([]byte, 4096)
+	for {
+		var n int
+		var failed error
+		if err := raw.Read(func(fd uintptr) bool { n, failed = syscall.Read(int(fd), buf); return true }); err != nil {
+			return rest, false, err
+		}
+		switch {
+		case errors.Is(failed, syscall.EINTR):
+		case errors.Is(failed, syscall.EAGAIN):
+			return rest, false, nil
+		case failed != nil, n == 0: // a reset is an end
+			return rest, true, nil
+		default:
+			rest = append(rest, buf[:n]...)
+		}
 	}
 }
 
