@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"testing/synctest"
 )
 
 // What is published from the moment that Subscribe returns waits for Start, in order, and is not given before.
@@ -66,32 +65,4 @@ func TestASubscriptionMayEndBeforeItsStart(t *testing.T) {
 	if n := r.subs.len(); n != 0 {
 		t.Errorf("%d subscriptions are left", n)
 	}
-}
-
-// What is confirmed on any node after a SUBSCRIBE was confirmed on another is not missed, though the nodes hear of it a moment later:
-// by live subscriptions, and by groups.
-func TestClusterLiveSubscribeIsABarrier(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, 2, nil)
-		pub := c.edges[0].session()
-		for i := range 1000 {
-			s, in := c.edges[1].session(), &inbox{}
-			topic := fmt.Sprintf("/topic/t.%d", i)
-			o := SubscribeOptions{Filter: filter(t, topic), Credit: 1, Receiver: in}
-			var sub *Subscription
-			var err error
-			if i%2 == 0 {
-				sub, err = s.Subscribe(context.Background(), o)
-			} else if sub, err = s.SubscribeShared("g", o); err == nil {
-				sub.Start(nil)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			mustPublish(t, pub, topic, "x")
-			sub.Start(nil)
-			in.wait(t, "x")
-			s.Close()
-		}
-	})
 }

@@ -156,7 +156,7 @@ func startEmbedded(srv *server.Server, log *slog.Logger) error {
 	for began := time.Now(); !srv.ReadyForConnections(readyPoll); {
 		select {
 		case text := <-l.fatal:
-			return errors.New(text)
+			return fmt.Errorf("the embedded server does not start: %s", text)
 		default:
 		}
 		if time.Since(began) > readyTimeout {

@@ -584,18 +584,3 @@ func TestHealthAndUsage(t *testing.T) {
 		return nil
 	})
 }
-
-// A node whose server gives up at its start ends with the reason, at once: it is not waited for.
-func TestNodeSaysWhyItDoesNotStart(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "jetstream"), nil, 0o600); err != nil { // where a directory is to be
-		t.Fatal(err)
-	}
-	n, err := jetstream.StartNode(jetstream.Options{Dir: dir, NodeName: "n1", Log: quiet()})
-	if err == nil {
-		n.Close()
-	}
-	if err == nil || !strings.Contains(err.Error(), "does not start: Can't start JetStream") {
-		t.Errorf("error %v", err)
-	}
-}
