@@ -43,7 +43,7 @@ func (e *edge) reattach(rs *remoteSession) {
 // lastWords are how a session ended, of which no leader has heard.
 type lastWords struct {
 	leave []byte      // the call; nil: it only ended
-	heard func(error) // hears the answer; nil: nobody waits for it
+	heard func(error) // hears the answer, once
 }
 
 // leave tells the leader how the connection ended. Where there is none, or it is lost meanwhile, the next one is told, also when
@@ -106,11 +106,12 @@ func (e *edge) tellEnd(rs *remoteSession) {
 			return // another leader will be told
 		}
 		e.mu.Lock()
-		if rs.words == w {
+		first := rs.words == w // a stop answers all calls, and there may be one for each of two links
+		if first {
 			e.forgetWords(rs)
 		}
 		e.mu.Unlock()
-		if w.heard != nil {
+		if first {
 			w.heard(r.err)
 		}
 	})
