@@ -209,7 +209,7 @@ func TestLostDirectory(t *testing.T) {
 	leaveStanding(t, c.Nodes[0])
 	l := start(t, c, pace)
 	l.progress(50, time.Minute)
-	inTurn(t, c, l, func(n *harness.ClusterNode) { removeData(t, n) })
+	inTurn(t, c, l, crash, func(n *harness.ClusterNode) { removeData(t, n) })
 	l.finish()
 	checkStanding(t, c.Nodes[0])
 }
@@ -221,19 +221,26 @@ func removeData(t *testing.T, n *harness.ClusterNode) {
 	}
 }
 
-// damages are ways to do harm to a node's files: to those whose path matches, what becomes of their bytes.
+// damages are ways to do harm to a node's files: how it is ended, and what becomes of the bytes of those files whose path
+// matches. The server reads its blocks after a crash, and goes by an index of them after an orderly stop.
 var damages = []struct {
 	kind  string
+	end   func(n *harness.ClusterNode)
 	files func(path string) bool
 	harm  func(b []byte) []byte
 }{
-	{"all blocks are changed", isBlock, changed},
-	{"all blocks are cut off", isBlock, cut},
-	{"blocks of messages are cut off", func(path string) bool { return isBlock(path) && !isRaft(path) }, cut},
-	{"the Raft state is changed", isRaft, changed},
-	{"the Raft state is cut off", isRaft, cut},
-	{"what tells of streams is changed", func(path string) bool { return strings.Contains(filepath.Base(path), "meta.") }, changed},
+	{"all blocks are changed after a crash", crash, isBlock, changed},
+	{"all blocks are changed after a stop", stop, isBlock, changed},
+	{"all blocks are cut off", crash, isBlock, cut},
+	{"blocks of messages are cut off after a stop", stop, func(path string) bool { return isBlock(path) && !isRaft(path) }, cut},
+	{"the Raft state is changed", crash, isRaft, changed},
+	{"the Raft state is cut off", crash, isRaft, cut},
+	{"what tells of streams is changed", crash, func(path string) bool { return strings.Contains(filepath.Base(path), "meta.") }, changed},
 }
+
+func crash(n *harness.ClusterNode) { n.Kill() }
+
+func stop(n *harness.ClusterNode) { n.Stop() }
 
 func isBlock(path string) bool { return strings.HasSuffix(path, ".blk") }
 
@@ -251,7 +258,7 @@ func changed(b []byte) []byte {
 // cut ends in a record.
 func cut(b []byte) []byte { return b[:len(b)*2/3] }
 
-// TestDamagedDirectory kills each node in turn and damages its files. It either refuses to start, and says so, whereupon its data
+// TestDamagedDirectory ends each node in turn and damages its files. It either refuses to start, and says so, whereupon its data
 // is removed as the manual says; or it repairs itself. In the end there is no node whose files were not damaged.
 func TestDamagedDirectory(t *testing.T) {
 	chaos(t)
@@ -264,7 +271,7 @@ func TestDamagedDirectory(t *testing.T) {
 			leaveStanding(t, c.Nodes[0])
 			l := start(t, c, pace)
 			l.progress(100, 2*time.Minute)
-			inTurn(t, c, l, func(n *harness.ClusterNode) {
+			inTurn(t, c, l, d.end, func(n *harness.ClusterNode) {
 				t.Logf("%s: %d files", n.Name, damage(t, n.DataDir(), d.files, d.harm))
 			})
 			l.finish()

@@ -102,13 +102,13 @@ func checkStanding(t *testing.T, n *harness.ClusterNode) {
 		queue, standingQueue, session, standingSession, marked, retained)
 }
 
-// inTurn does harm to the data of all nodes, one after the other, each killed for it and current again before the next. One that
+// inTurn does harm to the data of all nodes, one after the other, each ended for it and current again before the next. One that
 // does not start afterwards begins anew without data, as the manual says.
-func inTurn(t *testing.T, c *harness.Cluster, l *load, harm func(n *harness.ClusterNode)) {
+func inTurn(t *testing.T, c *harness.Cluster, l *load, end, harm func(n *harness.ClusterNode)) {
 	t.Helper()
 	for _, n := range c.Nodes {
 		leads := c.Leader(t) == n.Name
-		n.Kill()
+		end(n)
 		harm(n)
 		l.progress(20, time.Minute)
 		if err := n.Restart(); err != nil {
