@@ -39,7 +39,10 @@ type Cluster struct {
 	Nodes    []*ClusterNode
 	Network  *Network
 	Balancer *HAProxy
-	fronts   map[string]string
+
+	fronts           map[string]string
+	options          ClusterOptions
+	password, secret string // files
 }
 
 // ClusterNode is one of them.
@@ -54,49 +57,34 @@ type ClusterNode struct {
 func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	t.Helper()
 	RequireHAProxy(t)
-	binary, err := PlainBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := TempDir(t)
-	password := filepath.Join(dir, "password")
-	secret := filepath.Join(dir, "secret")
-	for path, text := range map[string]string{password: ClusterPassword, secret: strings.Repeat("s3cret", 8)} {
+	c := &Cluster{fronts: map[string]string{}, options: o, password: filepath.Join(dir, "password"), secret: filepath.Join(dir, "secret")}
+	for path, text := range map[string]string{c.password: ClusterPassword, c.secret: strings.Repeat("s3cret", 8)} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := &Cluster{fronts: map[string]string{}}
 	for _, name := range []string{"stomp", "mqtt", "http"} {
 		c.fronts[name] = FreeAddress(t)
 	}
 	if o.Network {
 		c.Network = NewNetwork(t)
 	}
-	for i := range o.Nodes {
-		b := New(t, o.Set...)
-		b.binary, b.AllowErrors = binary, true // a node that loses others says so
-		n := &ClusterNode{Broker: b, Name: fmt.Sprintf("n%d", i+1), ports: map[string]string{}}
-		for _, l := range []string{"stomp", "mqtt", "http", "admin", "cluster"} {
-			n.ports[l] = FreeAddress(t)
-		}
-		n.Set = append(n.Set, "node_name="+n.Name, "storage.min_free_bytes=0", "drain.grace=2s", "drain.spread=2s",
-			`users=[{name: `+ClusterUser+`, password_file: "`+password+`", admin: true, allow: {read: [">"], write: [">"], consume: [">"]}}]`)
-		for _, l := range []string{"stomp", "mqtt", "http"} {
-			n.Set = append(n.Set, l+".listen="+n.ports[l], l+".proxy_protocol=[127.0.0.1]")
-		}
-		n.Set = append(n.Set, "admin.listen="+n.ports["admin"])
-		if o.Data != nil {
-			dir, set := o.Data(n.Name)
-			n.Set = append(n.Set, set...)
-			if err := errors.Join(os.Mkdir(dir, 0o700), os.Symlink(dir, n.DataDir())); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c.Nodes = append(c.Nodes, n)
+	c.Grow(t, o.Nodes)
+	c.Balancer = startHAProxy(t, dir, c.fronts, c.Nodes)
+	return c
+}
+
+// Grow starts so many nodes more, and waits until all are ready. A node that was alone must be down: it starts again as one of
+// several.
+func (c *Cluster) Grow(t testing.TB, more int) {
+	t.Helper()
+	alone := len(c.Nodes) <= 1
+	for range more {
+		c.add(t)
 	}
-	if o.Nodes > 1 {
-		c.join(secret)
+	if alone && len(c.Nodes) > 1 {
+		c.join()
 	}
 	t.Cleanup(func() { // before each is waited for: they end beside each other
 		for _, n := range c.Nodes {
@@ -109,12 +97,39 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	for _, n := range c.Nodes {
 		c.AwaitReady(t, n, true)
 	}
-	c.Balancer = startHAProxy(t, dir, c.fronts, c.Nodes)
-	return c
+}
+
+// add makes a node, without starting it.
+func (c *Cluster) add(t testing.TB) {
+	t.Helper()
+	binary, err := PlainBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := New(t, c.options.Set...)
+	b.binary, b.AllowErrors = binary, true // a node that loses others says so
+	n := &ClusterNode{Broker: b, Name: fmt.Sprintf("n%d", len(c.Nodes)+1), ports: map[string]string{}}
+	for _, l := range []string{"stomp", "mqtt", "http", "admin", "cluster"} {
+		n.ports[l] = FreeAddress(t)
+	}
+	n.Set = append(n.Set, "node_name="+n.Name, "storage.min_free_bytes=0", "drain.grace=2s", "drain.spread=2s",
+		`users=[{name: `+ClusterUser+`, password_file: "`+c.password+`", admin: true, allow: {read: [">"], write: [">"], consume: [">"]}}]`)
+	for _, l := range []string{"stomp", "mqtt", "http"} {
+		n.Set = append(n.Set, l+".listen="+n.ports[l], l+".proxy_protocol=[127.0.0.1]")
+	}
+	n.Set = append(n.Set, "admin.listen="+n.ports["admin"])
+	if c.options.Data != nil {
+		dir, set := c.options.Data(n.Name)
+		n.Set = append(n.Set, set...)
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.Symlink(dir, n.DataDir())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Nodes = append(c.Nodes, n)
 }
 
 // join has the nodes make one cluster.
-func (c *Cluster) join(secret string) {
+func (c *Cluster) join() {
 	doors := map[string]string{}
 	var all []string
 	for _, n := range c.Nodes {
@@ -125,7 +140,7 @@ func (c *Cluster) join(secret string) {
 		all = append(all, doors[n.Name])
 	}
 	for _, n := range c.Nodes {
-		n.Set = append(n.Set, "cluster.name=test", "cluster.listen="+n.ports["cluster"], "cluster.secret_file="+secret,
+		n.Set = append(n.Set, "cluster.name=test", "cluster.listen="+n.ports["cluster"], "cluster.secret_file="+c.secret,
 			"cluster.join=["+strings.Join(all, ", ")+"]")
 		if c.Network != nil {
 			n.Set = append(n.Set, "cluster.advertise="+doors[n.Name])

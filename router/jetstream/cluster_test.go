@@ -244,15 +244,20 @@ func TestClusterGrowsFromOne(t *testing.T) {
 	}
 }
 
-// Three nodes become five: every stream gets as many replicas, that of the lease too. While only some nodes are there the store opens
+// Three nodes become five: every stream gets as many replicas, that of the lease too. While the new nodes are not there the store opens
 // with the replicas that it has.
 func TestClusterGrowsFromThreeToFive(t *testing.T) {
+	for _, order := range [][]int{{3, 4, 0, 1, 2}, {0, 1, 2, 3, 4}} {
+		t.Run(fmt.Sprint(order), func(t *testing.T) { growToFive(t, order) })
+	}
+}
+
+// growToFive starts the nodes of a cluster of three again as nodes of one of five, and two new ones, in some order.
+func growToFive(t *testing.T, order []int) {
 	c := newClusterOf(t, 5, func(_ int, o *jetstream.Options) { o.Cluster.Replicas = 3 })
 	all := slices.Clone(c.opts[0].Cluster.Join)
-	for i := range c.opts {
-		c.opts[i].Cluster.Join = all[:3]
-	}
 	for i := range 3 {
+		c.opts[i].Cluster.Join = all[:3]
 		c.start(i)
 	}
 	s := c.open(0)
@@ -262,23 +267,23 @@ func TestClusterGrowsFromThreeToFive(t *testing.T) {
 		c.awaitCurrent(i)
 	}
 	s.Close()
-	for i := range c.opts {
-		c.opts[i].Cluster.Replicas, c.opts[i].Cluster.Join = 5, all
-	}
-	for i := range 3 { // one at a time, as operators do
+	var l router.Log
+	var streams func() ([]jetstream.StreamStatus, error)
+	for n, i := range order {
 		c.stop(i)
+		c.opts[i].Cluster.Replicas, c.opts[i].Cluster.Join = 5, all
 		c.start(i)
 		c.awaitCurrent(i)
+		if n == 2 { // the first of the old nodes, or the last
+			s = c.open(order[2])
+			defer s.Close()
+			l = openLog(t, s, crashQueue)
+			streams = c.status(order[2])
+			if list, err := streams(); err != nil || len(list) < 7 || order[0] == 0 && list[0].Missing != 2 {
+				t.Errorf("with new settings on three nodes: %+v, %v", list, err)
+			}
+		}
 	}
-	s = c.open(0)
-	defer s.Close()
-	l := openLog(t, s, crashQueue)
-	streams := c.status(0)
-	if list, err := streams(); err != nil || len(list) < 7 || list[0].Missing != 2 {
-		t.Errorf("with three nodes of five: %+v, %v", list, err)
-	}
-	c.start(3)
-	c.start(4)
 	within(t, time.Minute, func() error { return replicated(5, streams) })
 	list, err := streams()
 	if err != nil || !slices.ContainsFunc(list, func(s jetstream.StreamStatus) bool { return s.Name == "MQGATE_LEASE" }) {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -313,6 +314,9 @@ func (r *restorer) begin(ctx context.Context, stream string) error {
 // restoreChunk is what goes in one message.
 const restoreChunk = 512 << 10
 
+// takerTime is how long nobody may be known to take the parts.
+const takerTime = 3 * time.Second
+
 // send gives the server a part. Each chunk is answered, with an error if it is refused.
 func (r *restorer) send(ctx context.Context, data io.Reader) error {
 	buf := make([]byte, restoreChunk)
@@ -336,6 +340,10 @@ func (r *restorer) chunk(ctx context.Context, data []byte, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, chunkTimeout)
 	defer cancel()
 	m, err := r.conn.RequestWithContext(ctx, r.deliver, data)
+	// Another node may take the parts, and what it says of that comes before this one knows where they go.
+	for end := time.Now().Add(takerTime); errors.Is(err, nats.ErrNoResponders) && time.Now().Before(end) && pause(ctx, formingPoll); {
+		m, err = r.conn.RequestWithContext(ctx, r.deliver, data)
+	}
 	if err != nil {
 		return fmt.Errorf("send a part: %w", err)
 	}
