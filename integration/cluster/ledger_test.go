@@ -25,6 +25,8 @@ type ledger struct {
 	came      map[string]int
 	unmarked  map[string]int
 	marked    int
+	first     map[string]time.Time // when it came first, of those that must not come twice
+	repeats   []string             // and how it came again
 	last      map[string]int // of each sender, the number that came last for the first time
 	disorder  []string
 	beside    map[string]bool // on its way when one before it, or it, was refused for want of room
@@ -36,7 +38,7 @@ type ledger struct {
 
 func newLedger(name string, exact, ordered bool) *ledger {
 	return &ledger{name: name, exact: exact, ordered: ordered, confirmed: map[string]time.Time{}, resent: map[string]bool{},
-		came: map[string]int{}, unmarked: map[string]int{}, last: map[string]int{}, refused: map[string]int{}, beside: map[string]bool{}}
+		came: map[string]int{}, unmarked: map[string]int{}, last: map[string]int{}, refused: map[string]int{}, beside: map[string]bool{}, first: map[string]time.Time{}}
 }
 
 func (l *ledger) sent() { l.mu.Lock(); l.sends++; l.mu.Unlock() }
@@ -93,7 +95,13 @@ func (l *ledger) got(id string, marked bool) {
 		l.disorder = append(l.disorder, err.Error())
 		return
 	}
+	if l.exact && l.came[id] == 1 {
+		l.first[id] = time.Now()
+	}
 	if l.came[id] > 1 {
+		if l.exact {
+			l.repeats = append(l.repeats, fmt.Sprintf("%s at %s, marked %v, and before at %s", id, clock(time.Now()), marked, clock(l.first[id])))
+		}
 		return
 	}
 	if before := l.last[sender]; l.ordered && number < before && l.beside[id] {
@@ -154,6 +162,9 @@ func (l *ledger) judge(t *testing.T) {
 	twice, unmarked, resent := l.duplicates()
 	t.Logf("ledger %-14s sends %d, confirmed %d, came %d, lost %d, twice %d (of which unmarked %d; QoS 1 sent again, unmarked: %d), marked deliveries %d, out of order %d (and %d behind a refusal), sessions lost %d, longest gap %s",
 		l.name+":", l.sends, len(l.confirmed), len(l.came), len(lost), twice, unmarked, resent, l.marked, len(l.disorder), l.late, l.sessions, l.pulse.longest().Round(time.Millisecond))
+	for _, r := range l.repeats[:min(len(l.repeats), 20)] {
+		t.Logf("ledger %-14s twice: %s", l.name+":", r)
+	}
 	for text, n := range l.refused {
 		t.Logf("ledger %-14s refused %d times: %s", l.name+":", n, text)
 	}
