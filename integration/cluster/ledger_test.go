@@ -27,7 +27,7 @@ type ledger struct {
 	marked    int
 	first     map[string]time.Time // when it came first, of those that must not come twice
 	repeats   []string             // and how it came again
-	last      map[string]int // of each sender, the number that came last for the first time
+	last      map[string]int       // of each sender, the number that came last for the first time
 	disorder  []string
 	beside    map[string]bool // on its way when one before it, or it, was refused for want of room
 	late      int             // of those, what came behind a later one
