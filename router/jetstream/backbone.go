@@ -263,8 +263,9 @@ func (s *Store) tryStream(ctx context.Context, c jetstream.StreamConfig) error {
 }
 
 const (
-	// rejectionTime is for how long after it was made a stream is deleted again if any node cannot begin its copy (2.15.2).
-	rejectionTime = 5 * time.Second
+	// rejectionTime is for how long after it was made a stream is deleted again if any node cannot begin its copy (five seconds in 2.15.2),
+	// and until that is done.
+	rejectionTime = 7 * time.Second
 	// rejectedPatience is how long a stream is made again that was deleted so: a node without room soon stops, and then does not count.
 	rejectedPatience = 30 * time.Second
 )
@@ -275,7 +276,8 @@ var errRejected = errors.New("a node could not begin its copy of the stream")
 // all nodes that are to have it have room that is at once.
 func (s *Store) accepted(ctx context.Context, info *jetstream.StreamInfo) error {
 	peers := s.node.peers.Load()
-	if peers == nil || info.Cluster == nil || time.Since(info.Created).Abs() > time.Minute {
+	used := info.State.LastSeq > 0 // it was accepted before
+	if peers == nil || used || info.Cluster == nil || time.Since(info.Created).Abs() > time.Minute {
 		return nil
 	}
 	cramped := peers.cramped(info.Cluster.Leader)

@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -127,8 +128,13 @@ func appended(l router.Log, bodies ...string) error {
 		l.Append([]byte(b), "", into(answers))
 	}
 	for range bodies {
-		if a := <-answers; a.err != nil {
-			return a.err
+		select {
+		case a := <-answers:
+			if a.err != nil {
+				return a.err
+			}
+		case <-time.After(time.Minute):
+			return errors.New("an append has no answer: its queue is gone")
 		}
 	}
 	return nil

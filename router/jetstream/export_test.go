@@ -50,9 +50,9 @@ func (n *Node) RunOut() error { return n.server.ShutdownJetStream() }
 // QueueStream is the name of a queue's stream.
 func QueueStream(id router.MailboxID) string { return "Q_" + mailboxHash(id) }
 
-// HearCramped has the node hear that another has no room; it takes no part in an election.
+// HearCramped has the node hear for an hour that another has no room; it takes no part in an election.
 func (n *Node) HearCramped(node string) {
-	n.peers.Store(&peers{full: map[string]time.Time{node: time.Now()}})
+	n.peers.Store(&peers{full: map[string]time.Time{node: time.Now().Add(time.Hour)}})
 }
 
 // LeaveHalf makes the stream that is left when a snapshot of it broke off.
