@@ -31,8 +31,7 @@ func TestPHPWorkerExample(t *testing.T) {
 	defer log.Close()
 	cmd := exec.Command("./run.sh")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = filepath.Join("..", "examples", "php-worker"), log, log
-	cmd.Env = append(os.Environ(), "MQGATE="+binary, "JOBS=20", "STOMP_PORT="+freePort(t), "DATA_DIR="+filepath.Join(dir, "data"),
-		"GORACE=halt_on_error=1 atexit_sleep_ms=0")
+	cmd.Env = append(harness.Environment(), "MQGATE="+binary, "JOBS=20", "STOMP_PORT="+freePort(t), "DATA_DIR="+filepath.Join(dir, "data"))
 	// A group of its own: whatever it leaves behind can be ended.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

@@ -35,8 +35,8 @@ func TestIoTExample(t *testing.T) {
 	file := filepath.Join(dir, "telemetry.jsonl")
 	cmd := exec.Command("./run.sh")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = filepath.Join("..", "examples", "iot"), log, log
-	cmd.Env = append(os.Environ(), "MQGATE="+binary, fmt.Sprint("REPORTS=", reports), "STOMP_PORT="+freePort(t), "MQTT_PORT="+freePort(t),
-		"DATA_DIR="+filepath.Join(dir, "data"), "TELEMETRY="+file, "GORACE=halt_on_error=1 atexit_sleep_ms=0")
+	cmd.Env = append(harness.Environment(), "MQGATE="+binary, fmt.Sprint("REPORTS=", reports), "STOMP_PORT="+freePort(t), "MQTT_PORT="+freePort(t),
+		"DATA_DIR="+filepath.Join(dir, "data"), "TELEMETRY="+file)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // whatever it leaves behind can be ended
 	watchdog := time.AfterFunc(2*time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer watchdog.Stop()
