@@ -40,6 +40,16 @@ func errNoLeader(cause error) error {
 		Text: "this node has no contact with the node that stores; try again, or another node"}
 }
 
+// giveUpNow answers the calls that have waited for a leader too long.
+func (e *edge) giveUpNow() {
+	e.mu.Lock()
+	late := e.giveUp(time.Now().UnixMilli())
+	e.mu.Unlock()
+	if len(late) > 0 && !e.router.goFunc(func(context.Context) { e.fail(late, errLinkSilent) }) {
+		e.fail(late, errLinkSilent) // the router stops
+	}
+}
+
 // giveUp takes out the calls that have waited for a leader too long, and with a publish what the same client published after it:
 // the client will send it again, and that would come behind what is stored of the rest. With the lock held; in the order of the calls.
 func (e *edge) giveUp(nowMs int64) (late []*call) {

@@ -136,17 +136,22 @@ func (e *edge) leave() {
 func (r *Router) FollowLeader(address string) {
 	e := r.edge
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.leader == address {
-		return
+	if e.leader != address {
+		e.leader = address
+		e.disconnect(errLinkEnded)
+		e.connect()
 	}
-	e.leader = address
-	e.disconnect(errLinkEnded)
-	e.connect()
+	e.mu.Unlock()
+	if address == "" {
+		e.giveUpNow()
+	}
 }
 
 // Hold sets how long what needs the leader waits for one.
-func (r *Router) Hold(d time.Duration) { r.edge.holdMs.Store(d.Milliseconds()) }
+func (r *Router) Hold(d time.Duration) {
+	r.edge.holdMs.Store(d.Milliseconds())
+	r.edge.giveUpNow()
+}
 
 // IsEdge reports whether the router asks a leader for everything that is stored.
 func (r *Router) IsEdge() bool { return r.edge != nil }

@@ -66,6 +66,8 @@ func (p *peers) greeted(m *nats.Msg) {
 	}
 	if slices.Contains(g.Hears, p.name) {
 		p.known[g.Node] = now
+	} else {
+		delete(p.known, g.Node) // it has waited for a greeting long enough
 	}
 }
 
