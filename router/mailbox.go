@@ -70,6 +70,7 @@ type Mailbox struct {
 	trimmed      uint64
 	trimming     bool
 	trimmedMs    int64
+	aged         uint64 // was settled when the last trim by time was due
 	settledBytes uint64 // since the last trim, about
 }
 

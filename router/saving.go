@@ -17,8 +17,10 @@ const (
 	// crash.
 	markEveryMs = 1000
 	// trimEveryMs, trimEvery and trimBytes bound how long settled messages stay stored. A trim rewrites a file and frees others,
-	// and what is stored meanwhile waits: it must be seldom enough for the 99th percentile not to know of it.
-	trimEveryMs = 10_000
+	// and what is stored meanwhile waits: it must be seldom enough for the 99th percentile not to know of it. By time only what was
+	// settled trimEveryMs ago is trimmed: the store knows a message that is sent again, since nobody had an answer to it, by the
+	// one that it has. Servers that were started meanwhile know of no others.
+	trimEveryMs = 15_000
 	trimEvery   = 20_000
 	trimBytes   = 16 << 20
 )
@@ -154,13 +156,21 @@ func (b *Mailbox) muchSettled(upto uint64) bool {
 // trim has the store forget what is settled, up to the saved floor, so that a
 // restart never misses a message that its record still counts.
 func (b *Mailbox) trim(nowMs int64) {
-	upto := b.saved
-	if b.trimming || upto <= b.trimmed {
+	if b.trimming || b.saved <= b.trimmed {
 		return
 	}
-	if !b.muchSettled(upto) && nowMs < b.trimmedMs+trimEveryMs {
-		b.alarm(b.trimmedMs + trimEveryMs)
-		return
+	upto := b.saved
+	if !b.muchSettled(upto) {
+		if due := b.trimmedMs + trimEveryMs; nowMs < due {
+			b.alarm(due)
+			return
+		}
+		upto, b.aged = b.aged, upto
+		if upto <= b.trimmed {
+			b.trimmedMs = nowMs
+			b.alarm(nowMs + trimEveryMs)
+			return
+		}
 	}
 	b.settledBytes = 0
 	b.trimming = b.router.goFunc(func(ctx context.Context) {

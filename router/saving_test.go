@@ -321,3 +321,31 @@ func TestCloseAnswersARejectThatCouldNotBeStored(t *testing.T) {
 		t.Errorf("depth %d: the message must still be there", n)
 	}
 }
+
+// What was settled is kept for a while: a message that is sent again, since nobody had an answer to it, is known by the one
+// that is stored, also to servers that were started since. Then it goes.
+func TestWhatIsSettledIsTrimmedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, nil)
+		_, in := consume(t, h.session(), "/queue/a", 10)
+		p := h.session()
+		stored := func() int {
+			l := h.store.logs[MailboxID{KindQueueBox, "/", "a"}]
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return len(l.entries)
+		}
+		for i := range 10 {
+			mustPublish(t, p, "/queue/a", fmt.Sprint(i))
+			ack(t, waitFor(t, in, i+1)[i])
+			time.Sleep(5 * time.Second)
+			if n, want := stored(), min(i+1, trimEveryMs/5000); n < want {
+				t.Errorf("%d are stored, want the last %d at least", n, want)
+			}
+		}
+		time.Sleep(3 * trimEveryMs * time.Millisecond)
+		if n := stored(); n != 0 {
+			t.Errorf("%d are stored", n)
+		}
+	})
+}
