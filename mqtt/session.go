@@ -448,7 +448,9 @@ func (c *conn) completeStored(f *flight) {
 func (c *conn) forget(f *flight, d *router.Delivery, w *outbox.Batch) {
 	err := d.Ack(w, func(_ router.Stored, err error, w *outbox.Batch) {
 		if err != nil {
-			return // the next connection completes it, or this one when the mailbox gives it again
+			// The next connection completes it, or this one when the mailbox gives it again. Until then its identifier is in use, also if
+			// the mailbox has forgotten it for an earlier leader: only to the next connection it gives all that it has.
+			return
 		}
 		c.mu.Lock()
 		feeds := c.free(f, w)

@@ -266,9 +266,10 @@ func (x *remoteSubscription) settle(d *Delivery, how settlement, delay time.Dura
 }
 
 // stale takes it for no error that a message, which came from another leader, is not held any more: it was given to another
-// client, as it would be after any loss of a consumer.
+// client, as it would be after any loss of a consumer. A session has its inbox alone, and is told: what it knows of the message it
+// must know until the inbox cannot give it again.
 func (x *remoteSubscription) stale(d *Delivery, err error) error {
-	if err == nil || ClassOf(err) != NotFound {
+	if err == nil || ClassOf(err) != NotFound || x.method == methodReceive {
 		return err
 	}
 	x.rs.edge.mu.Lock()

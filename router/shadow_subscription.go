@@ -249,12 +249,8 @@ func (x *shadow) settle(q request, w *outbox.Batch) {
 
 // settleLater waits for a message that the client has from another leader, and that is not loaded yet.
 func (x *shadow) settleLater(q request, s *shadowSubscription, seq uint64) {
-	if q.again { // it was settled before
-		x.link.reply(q.number, nil)
-		return
-	}
-	q.again = true
-	if s != nil {
+	if !q.again && s != nil {
+		q.again = true
 		if box := s.sub.mailbox(); box != nil && box.whenAdopted(seq, func() { x.push(q) }) {
 			return
 		}
