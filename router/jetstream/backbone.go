@@ -194,8 +194,14 @@ func (s *Store) openStream(ctx context.Context, c jetstream.StreamConfig) (*stre
 			}
 		}
 		last, err := s.caughtUp(ctx, c.Name, subject)
+		for errors.Is(err, jetstream.ErrStreamNotFound) && pause(ctx, formingPoll) {
+			s.opt.Log.Debug("a stream is gone again before it was used", "stream", c.Name)
+			if err = s.createStream(ctx, c); err == nil {
+				last, err = s.caughtUp(ctx, c.Name, subject)
+			}
+		}
 		if err != nil {
-			return nil, err
+			return nil, unavailable(err)
 		}
 		st.lane = newLane(st, last, laneOptions{name: st.name, values: c.MaxMsgsPerSubject == 1, life: s.life, group: &s.group, log: s.opt.Log, found: s.found})
 	}

@@ -19,6 +19,8 @@ import (
 // caughtUp returns when a stream's leader shows all that it, or the one before it, had accepted: what an earlier store had under way is
 // then in its place. The sequence of the stream's end is returned. Nobody writes meanwhile: the caller has the only open store.
 //
+// A stream that is not there, as it was deleted again since a node could not begin its copy, is jetstream.ErrStreamNotFound.
+//
 // What is read later may come from any replica, by chance, and one that lags shows less: readers compare with what is known.
 func (s *Store) caughtUp(ctx context.Context, name, subject string) (uint64, error) {
 	for {
@@ -31,6 +33,12 @@ func (s *Store) caughtUp(ctx context.Context, name, subject string) (uint64, err
 			if err == nil {
 				err = fmt.Errorf("%w: its leader holds messages up to %d, and has more to store up to %d", errLags, info.State.LastSeq, proposed)
 			}
+		}
+		if errors.Is(err, nats.ErrNoResponders) { // nobody takes what is for it: it has no leader, or is gone
+			_, err = s.leaderInfo(ctx, name)
+		}
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return 0, err
 		}
 		if !pause(ctx, formingPoll/2) {
 			return 0, unavailable(fmt.Errorf("stream %s does not settle: %w", name, err))
