@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -126,8 +125,7 @@ func device(t *testing.T, n *harness.ClusterNode, o harness.MQTTOptions) *harnes
 // page is a JSON client of one node.
 func page(t *testing.T, n *harness.ClusterNode, clientID string) *jsonClient {
 	t.Helper()
-	d := websocket.Dialer{HandshakeTimeout: patience, Subprotocols: []string{"mqgate.json.v1"},
-		NetDial: func(_, addr string) (net.Conn, error) { return proxied(addr) }}
+	d := websocket.Dialer{HandshakeTimeout: patience, Subprotocols: []string{"mqgate.json.v1"}, NetDial: dialProxied}
 	ws, resp, err := d.Dial("ws://"+n.Port("http")+"/ws", nil)
 	if err != nil {
 		t.Fatal(err)

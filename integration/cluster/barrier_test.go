@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/gorilla/websocket"
-
 	"github.com/mqgate/mqgate/integration/harness"
 )
 
@@ -82,16 +80,7 @@ func durableSubscriber(t *testing.T, n *harness.ClusterNode) (subscribe, receive
 
 func mqttSubscriber(prefix string, qos byte, durable bool) func(*testing.T, *harness.ClusterNode) (subscribe, receive func(string)) {
 	return func(t *testing.T, n *harness.ClusterNode) (subscribe, receive func(string)) {
-		s, err := proxied(n.Port("mqtt"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		m, err := harness.LoginMQTT(s, harness.MQTTOptions{ClientID: fmt.Sprintf("barrier-%s-%d-%v%s", n.Name, qos, durable, prefix), Durable: durable,
-			User: harness.ClusterUser, Password: harness.ClusterPassword})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(m.Close)
+		m := device(t, n, harness.MQTTOptions{ClientID: fmt.Sprintf("barrier-%s-%d-%v%s", n.Name, qos, durable, prefix), Durable: durable})
 		return func(topic string) {
 				if err := m.Subscribe(qos, prefix+topic); err != nil {
 					t.Fatal(err)
@@ -112,31 +101,13 @@ func mqttSubscriber(prefix string, qos byte, durable bool) func(*testing.T, *har
 }
 
 func jsonSubscriber(t *testing.T, n *harness.ClusterNode) (subscribe, receive func(string)) {
-	d := websocket.Dialer{HandshakeTimeout: patience, Subprotocols: []string{"mqgate.json.v1"}, NetDial: dialProxied}
-	ws, resp, err := d.Dial("ws://"+n.Port("http")+"/ws", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	t.Cleanup(func() { ws.Close() })
-	c := &jsonClient{ws: ws}
-	do := func(request map[string]any) {
-		t.Helper()
-		id, err := c.ask(request)
-		if err == nil {
-			err = c.answer(id)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	do(map[string]any{"op": "connect", "user": harness.ClusterUser, "password": harness.ClusterPassword})
+	c := page(t, n, "")
 	return func(topic string) {
-			do(map[string]any{"op": "subscribe", "sub": topic, "to": "/topic/" + topic})
+			c.must(t, map[string]any{"op": "subscribe", "sub": topic, "to": "/topic/" + topic})
 		}, func(topic string) {
 			if m, err := c.read(); err != nil || m.Body != topic {
 				t.Fatalf("%+v, not %s: %v", m, topic, err)
 			}
-			do(map[string]any{"op": "unsubscribe", "sub": topic})
+			c.must(t, map[string]any{"op": "unsubscribe", "sub": topic})
 		}
 }

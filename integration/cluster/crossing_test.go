@@ -26,6 +26,7 @@ type member struct {
 	changes int // of the room that it was told of
 }
 
+// dialProxied connects as the load balancer would, for a WebSocket.
 func dialProxied(_, addr string) (net.Conn, error) { return proxied(addr) }
 
 func joinRoom(t *testing.T, n *harness.ClusterNode, name, room string) *member {
