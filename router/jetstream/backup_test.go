@@ -77,6 +77,12 @@ func fill(t *testing.T, s *jetstream.Store) (queue, box router.Log) {
 			s.EndTransaction(a.s.Seq)
 		}
 	}
+	eventually(t, func() error { // an end is not waited for
+		if txs, err := s.Transactions(context.Background()); err != nil || len(txs) != 1 {
+			return fmt.Errorf("transactions %+v, %w", txs, err)
+		}
+		return nil
+	})
 	return queue, box
 }
 

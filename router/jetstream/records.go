@@ -146,13 +146,39 @@ func (s *Store) BeginTransaction(body []byte, done router.Done) {
 	s.transactions.publish("t", nil, body, done)
 }
 
-// EndTransaction forgets a transaction. It does not wait: an end that is lost
-// only has the transaction looked at again at the next start.
+// What JetStream answers when the message that is to be deleted is not there.
+const codeNotDeleted = 10057 // "message delete failed", also 10037
+
+const endAgainAfter = time.Second
+
+// EndTransaction forgets a transaction. It does not wait, but asks until the server has done it: a record that stayed would be
+// applied again by a later start, when the messages that it put into mailboxes may be settled and trimmed.
 func (s *Store) EndTransaction(seq uint64) {
 	body := fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, seq)
-	if err := s.conn.Publish("$JS.API.STREAM.MSG.DELETE."+transactionsStream, body); err != nil {
-		s.opt.Log.Warn("cannot forget a finished transaction", "transaction", seq, "error", err)
+	err := s.pub.publish("$JS.API.STREAM.MSG.DELETE."+transactionsStream, nil, body, func(_ router.Stored, err error, _ *outbox.Batch) {
+		s.ended(seq, err)
+	})
+	s.ended(seq, err)
+}
+
+// ended ends a transaction again if that has failed.
+func (s *Store) ended(seq uint64, err error) {
+	if !mayEndLater(err) || s.life.Err() != nil {
+		return
 	}
+	s.opt.Log.Warn("cannot forget a finished transaction, will retry", "transaction", seq, "error", err)
+	s.group.Go(func() {
+		if pause(s.life, endAgainAfter) {
+			s.EndTransaction(seq)
+		}
+	})
+}
+
+// mayEndLater reports whether an end was not taken, and not because the record is gone.
+func mayEndLater(err error) bool {
+	var refused *refusal
+	gone := errors.As(err, &refused) && (refused.code == codeNoMessage || refused.code == codeNotDeleted)
+	return err != nil && !gone
 }
 
 // each calls f for the stored messages of a subject, which are all of the
