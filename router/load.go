@@ -8,10 +8,25 @@ import (
 	"github.com/mqgate/mqgate/router/outbox"
 )
 
-// room reports whether one more message may be loaded.
+// room reports whether one more message may be loaded. What a client has from an earlier leader is looked for beyond the window: that
+// one's may have begun further on, and nothing else would ever make room.
 func (b *Mailbox) room() bool {
-	return len(b.subs) > 0 && b.ledger.loaded < windowEntries &&
-		(b.ledger.bytes < windowBytes || b.ledger.ready() == 0)
+	switch {
+	case len(b.subs) == 0:
+		return false
+	case len(b.adopting) > 0:
+		return true
+	}
+	return b.ledger.loaded < windowEntries && (b.ledger.bytes < windowBytes || b.ledger.ready() == 0)
+}
+
+// sated reports whether enough is loaded for a while. Who chooses looks for its messages as far as the window goes.
+func (b *Mailbox) sated() bool {
+	if b.selective > 0 || b.groups != nil || len(b.adopting) > 0 {
+		return false
+	}
+	ready := b.ledger.ready()
+	return ready > windowEntries/4 || (ready > 0 && b.ledger.bytes > windowBytes/4)
 }
 
 // refill starts a reader if consumers may soon want what is not loaded.
@@ -19,8 +34,7 @@ func (b *Mailbox) refill() {
 	if b.reading || b.closed || b.ledger.live() || len(b.subs) == 0 {
 		return
 	}
-	// Who chooses looks for its messages as far as the window goes.
-	if ready := b.ledger.ready(); b.selective == 0 && b.groups == nil && (ready > windowEntries/4 || (ready > 0 && b.ledger.bytes > windowBytes/4)) || !b.room() {
+	if b.sated() || !b.room() {
 		return
 	}
 	b.reading = b.router.goFunc(b.read)
@@ -38,7 +52,10 @@ func (b *Mailbox) read(ctx context.Context) {
 			return
 		}
 		from, last := b.ledger.wanted(), b.ledger.last
-		n := min(512, windowEntries-b.ledger.loaded)
+		n := 512
+		if left := windowEntries - b.ledger.loaded; left > 0 {
+			n = min(n, left)
+		}
 		b.mu.Unlock()
 		entries, err := b.log.Read(ctx, from, n, windowBytes/4)
 		if err != nil {

@@ -225,15 +225,34 @@ func (b *Mailbox) claimHeld(s *Subscription, seqs []uint64) {
 		if d == nil && seq < b.ledger.next || d != nil && d.state != stateReady {
 			continue // it is settled, or another's
 		}
-		if b.adopting == nil {
-			b.adopting = map[uint64]*adoption{}
+		if !b.await(seq, s) {
+			continue
 		}
-		b.adopting[seq] = &adoption{sub: s}
-		s.adopting++
 		if d != nil {
 			b.adopt(d)
 		}
 	}
+}
+
+// await notes that a message which is not loaded is in a consumer's hands; with the lock held. False: another said so before, to which
+// it was given first or again, and one of the two is enough. Of one client the later word counts.
+func (b *Mailbox) await(seq uint64, s *Subscription) bool {
+	if b.adopting == nil {
+		b.adopting = map[uint64]*adoption{}
+	}
+	a := b.adopting[seq]
+	switch {
+	case a == nil:
+		a = &adoption{}
+		b.adopting[seq] = a
+	case !a.sub.detached && a.sub.session.ID != s.session.ID:
+		return false
+	default:
+		a.sub.adopting--
+	}
+	a.sub = s
+	s.adopting++
+	return true
 }
 
 // passAdoptions gives up on what should be among the loaded messages and is not: it was settled; with the lock held.

@@ -154,21 +154,30 @@ const (
 
 func (d *Delivery) isOver() bool { return atomic.LoadUint32(&d.over) == isOver }
 
-// pass takes a delivery from one state to another, and with upTo all that were given before it.
-func (x *remoteSubscription) pass(d *Delivery, upTo bool, from, to uint32) {
-	atomic.CompareAndSwapUint32(&d.over, from, to)
-	if !upTo {
-		return
+// pass takes deliveries from one state to another.
+func pass(ds []*Delivery, from, to uint32) {
+	for _, d := range ds {
+		atomic.CompareAndSwapUint32(&d.over, from, to)
 	}
+}
+
+// takeUpTo passes d, and all that were given before it and are in the client's hands, to another state, and returns them, d last; nil if
+// d is not in its hands.
+func (x *remoteSubscription) takeUpTo(d *Delivery, state uint32) []*Delivery {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if !atomic.CompareAndSwapUint32(&d.over, inHand, state) {
+		return nil
+	}
+	var ds []*Delivery
 	i := slices.Index(x.held, d)
 	for _, before := range x.held[:max(i, 0)] {
-		atomic.CompareAndSwapUint32(&before.over, from, to)
+		if atomic.CompareAndSwapUint32(&before.over, inHand, state) {
+			ds = append(ds, before)
+		}
 	}
-	if to == isOver {
-		x.held = slices.DeleteFunc(x.held, (*Delivery).isOver)
-	}
+	x.held = slices.DeleteFunc(x.held, (*Delivery).isOver)
+	return append(ds, d)
 }
 
 // deliver takes what the leader gives.
@@ -237,30 +246,54 @@ func (x *remoteSubscription) close() {
 
 // settle tells the leader how a delivery ended. With done it hears when that is stored.
 func (x *remoteSubscription) settle(d *Delivery, how settlement, delay time.Duration, cause string, done Done) error {
-	state, upTo := isOver, how == settleAckUpTo
-	if done != nil {
-		state = settling
-	}
-	if !atomic.CompareAndSwapUint32(&d.over, inHand, state) {
+	if !atomic.CompareAndSwapUint32(&d.over, inHand, settlingFor(done)) {
 		return errNotHeld()
 	}
-	if upTo {
-		x.pass(d, upTo, inHand, state)
+	return x.tellSettled([]*Delivery{d}, how, delay, cause, done)
+}
+
+// settleUpTo settles d and all that were given before it. The leader is told which those are: one that came after another gives them in
+// an order of its own.
+func (x *remoteSubscription) settleUpTo(d *Delivery, done Done) error {
+	ds := x.takeUpTo(d, settlingFor(done))
+	switch len(ds) {
+	case 0:
+		return errNotHeld()
+	case 1:
+		return x.tellSettled(ds, settleAck, 0, "", done)
 	}
+	return x.tellSettled(ds, settleAckAll, 0, "", done)
+}
+
+// settlingFor returns the state of a delivery whose end the leader is being told.
+func settlingFor(done Done) uint32 {
+	if done != nil {
+		return settling
+	}
+	return isOver
+}
+
+// tellSettled tells the leader how deliveries ended.
+func (x *remoteSubscription) tellSettled(ds []*Delivery, how settlement, delay time.Duration, cause string, done Done) error {
+	last := len(ds) - 1
 	body := func(b []byte) []byte {
 		b = binary.AppendUvarint(b, x.id)
-		b = binary.AppendUvarint(b, d.Seq)
+		b = binary.AppendUvarint(b, ds[last].Seq)
 		b = append(b, byte(how))
 		b = binary.AppendVarint(b, delay.Milliseconds())
-		return appendString(b, cause)
+		b = appendString(b, cause)
+		for _, d := range ds[:last] {
+			b = binary.AppendUvarint(b, d.Seq)
+		}
+		return b
 	}
 	if done == nil {
 		x.rs.edge.note(x.rs, methodSettle, body)
 		return nil
 	}
 	_, err := x.rs.edge.ask(x.rs, body([]byte{byte(methodSettle)}), true, func(r reply, w *outbox.Batch) {
-		x.pass(d, upTo, settling, isOver)
-		done(Stored{}, x.stale(d, r.err), w)
+		pass(ds, settling, isOver)
+		done(Stored{}, x.stale(ds, r.err), w)
 	})
 	return err
 }
@@ -268,13 +301,14 @@ func (x *remoteSubscription) settle(d *Delivery, how settlement, delay time.Dura
 // stale takes it for no error that a message, which came from another leader, is not held any more: it was given to another
 // client, as it would be after any loss of a consumer. A session has its inbox alone, and is told: what it knows of the message it
 // must know until the inbox cannot give it again.
-func (x *remoteSubscription) stale(d *Delivery, err error) error {
+func (x *remoteSubscription) stale(ds []*Delivery, err error) error {
 	if err == nil || ClassOf(err) != NotFound || x.method == methodReceive {
 		return err
 	}
 	x.rs.edge.mu.Lock()
 	defer x.rs.edge.mu.Unlock()
-	if l := x.rs.edge.link; l != nil && l.id != d.link {
+	l := x.rs.edge.link
+	if l != nil && slices.ContainsFunc(ds, func(d *Delivery) bool { return d.link != l.id }) {
 		return nil
 	}
 	return err

@@ -38,7 +38,7 @@ func (d *Delivery) Ack(w *outbox.Batch, done Done) error {
 // AckUpTo settles d and all that the same subscription was given before it.
 func (d *Delivery) AckUpTo(w *outbox.Batch, done Done) error {
 	if d.remote != nil {
-		return d.remote.settle(d, settleAckUpTo, 0, "", done)
+		return d.remote.settleUpTo(d, done)
 	}
 	return d.settle(w, func(b *Mailbox, s *Subscription) {
 		for x := s.held.head; ; x = s.held.head {

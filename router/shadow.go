@@ -38,7 +38,6 @@ type request struct {
 	number uint64
 	method method
 	body   envelopeReader
-	again  bool // it has waited for the message that it settles
 }
 
 // shadowPatience bounds what waits for others on behalf of an edge's client.

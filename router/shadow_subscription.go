@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,16 +16,8 @@ type shadowSubscription struct {
 	id     uint64
 	sub    *Subscription
 
-	mu    sync.Mutex
-	held  map[uint64]given // by sequence
-	order []given          // as they were given; what has been settled since is still in it
-	last  uint64
-}
-
-// given is a delivery that the edge has. A message that comes back and is given again has another number.
-type given struct {
-	d      *Delivery
-	number uint64
+	mu   sync.Mutex
+	held map[uint64]*Delivery // by sequence
 }
 
 var _ Receiver = (*shadowSubscription)(nil)
@@ -67,20 +58,14 @@ func boolByte(b bool) byte {
 func (s *shadowSubscription) hold(d *Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last++
-	g := given{d, s.last}
-	s.held[d.Seq] = g
-	if len(s.order) > 2*len(s.held)+64 {
-		s.order = slices.DeleteFunc(s.order, func(g given) bool { return s.held[g.d.Seq] != g })
-	}
-	s.order = append(s.order, g)
+	s.held[d.Seq] = d
 }
 
 // inHand returns a delivery that the edge has; nil: it has not.
 func (s *shadowSubscription) inHand(seq uint64) *Delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.held[seq].d
+	return s.held[seq]
 }
 
 // awaitAdoption returns once a message that the client has from another leader is loaded, or is known to be settled. What its session
@@ -101,33 +86,18 @@ func (s *shadowSubscription) awaitAdoption(ctx context.Context, seq uint64) {
 func (s *shadowSubscription) take(seq uint64) *Delivery {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.held[seq]
+	d := s.held[seq]
 	delete(s.held, seq)
-	return g.d
+	return d
 }
 
 // forget is take for a delivery that has been settled; the message may have been given again.
 func (s *shadowSubscription) forget(d *Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held[d.Seq].d == d {
+	if s.held[d.Seq] == d {
 		delete(s.held, d.Seq)
 	}
-}
-
-// takeUpTo is take for a cumulative acknowledgement, which settles what was given before as well.
-func (s *shadowSubscription) takeUpTo(seq uint64) *Delivery {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	upto, ok := s.held[seq]
-	for ok && len(s.order) > 0 && s.order[0].number <= upto.number {
-		if g := s.order[0]; s.held[g.d.Seq] == g {
-			delete(s.held, g.d.Seq)
-		}
-		s.order[0] = given{}
-		s.order = s.order[1:]
-	}
-	return upto.d
 }
 
 func (x *shadow) subscribe(ctx context.Context, r envelopeReader) error {
@@ -139,7 +109,7 @@ func (x *shadow) subscribe(ctx context.Context, r envelopeReader) error {
 	if err != nil {
 		return err
 	}
-	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]given{}}
+	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]*Delivery{}}
 	o := SubscribeOptions{Filter: c.Filter.filter(), Receiver: s, Credit: c.Credit, NoLocal: c.NoLocal, Selector: sel, Durable: c.Durable, Exclusive: c.Alone, inHands: c.Held}
 	if c.Group != "" {
 		if s.sub, err = x.session.SubscribeShared(c.Group, o); err == nil {
@@ -207,55 +177,76 @@ func (s *Subscription) pause() {
 func (x *shadow) settle(q request, w *outbox.Batch) {
 	r := q.body
 	s := x.subs[r.uvarint()]
-	seq := r.uvarint()
+	seqs := []uint64{r.uvarint()}
 	how := settlement(r.byte())
 	delay := time.Duration(r.varint()) * time.Millisecond
 	cause := r.text()
-	var d *Delivery
-	switch {
-	case s == nil:
-	case how == settleAckUpTo:
-		d = s.takeUpTo(seq)
-	default:
-		d = s.take(seq)
+	for how == settleAckAll && len(r.b) > 0 {
+		seqs = append(seqs, r.uvarint())
 	}
-	if d == nil {
-		x.settleLater(q, s, seq)
+	if s == nil || r.bad {
+		x.link.refuse(q.number, errNotHeld())
+		return
+	}
+	if x.settleLater(q, s, seqs) {
 		return
 	}
 	var done Done
 	if q.number != 0 {
 		done = func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) }
 	}
-	var err error
-	switch how {
-	case settleAck:
-		err = d.Ack(w, done)
-	case settleAckUpTo:
-		err = d.AckUpTo(w, done)
-	case settleNack:
-		err = d.Nack(delay, cause, w, done)
-	case settleReject:
-		err = d.Reject(cause, w, done)
-	case settleUndeliver:
-		err = d.Undeliver(w)
-	default:
-		err = errFrame
+	d := s.take(seqs[0])
+	if how == settleAckAll {
+		if !s.ackBefore(seqs[1:], w) && done != nil {
+			done = nil
+			x.link.refuse(q.number, errNotHeld())
+		}
+		how = settleAck
 	}
-	if err != nil {
+	if err := d.settleAs(how, delay, cause, w, done); err != nil {
 		x.link.refuse(q.number, err)
 	}
 }
 
-// settleLater waits for a message that the client has from another leader, and that is not loaded yet.
-func (x *shadow) settleLater(q request, s *shadowSubscription, seq uint64) {
-	if !q.again && s != nil {
-		q.again = true
-		if box := s.sub.mailbox(); box != nil && box.whenAdopted(seq, func() { x.push(q) }) {
-			return
+// ackBefore settles what was given before another, and reports whether all of it was held.
+func (s *shadowSubscription) ackBefore(seqs []uint64, w *outbox.Batch) bool {
+	all := true
+	for _, seq := range seqs {
+		all = s.take(seq).settleAs(settleAck, 0, "", w, nil) == nil && all
+	}
+	return all
+}
+
+// settleAs ends a delivery as an edge says; nil: one that it has not.
+func (d *Delivery) settleAs(how settlement, delay time.Duration, cause string, w *outbox.Batch, done Done) error {
+	if d == nil {
+		return errNotHeld()
+	}
+	switch how {
+	case settleAck:
+		return d.Ack(w, done)
+	case settleNack:
+		return d.Nack(delay, cause, w, done)
+	case settleReject:
+		return d.Reject(cause, w, done)
+	case settleUndeliver:
+		return d.Undeliver(w)
+	}
+	return errFrame
+}
+
+// settleLater has a request wait for a message that the client has from another leader, and that is not loaded yet.
+func (x *shadow) settleLater(q request, s *shadowSubscription, seqs []uint64) bool {
+	box := s.sub.mailbox()
+	if box == nil {
+		return false
+	}
+	for _, seq := range seqs {
+		if s.inHand(seq) == nil && box.whenAdopted(seq, func() { x.push(q) }) {
+			return true
 		}
 	}
-	x.link.refuse(q.number, errNotHeld())
+	return false
 }
 
 // push has a request done.
@@ -278,7 +269,7 @@ func (x *shadow) receive(r envelopeReader) ([]byte, error) {
 	if json.Unmarshal(r.b, &c) != nil {
 		return nil, errFrame
 	}
-	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]given{}}
+	s := &shadowSubscription{shadow: x, id: c.ID, held: map[uint64]*Delivery{}}
 	var err error
 	if s.sub, err = x.durable.receive(s, c.Credit, c.Held); err != nil || s.sub == nil {
 		return []byte{0}, err

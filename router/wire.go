@@ -41,7 +41,7 @@ const (
 	methodStart                       // subscription
 	methodCredit                      // subscription, credit
 	methodCancel                      // subscription, how many it has not seen, their sequences
-	methodSettle                      // subscription, sequence, settlement, delay (ms), cause
+	methodSettle                      // subscription, sequence, settlement, delay (ms), cause; for settleAckAll the other sequences
 	methodFlush
 	methodCommit    // number of messages, envelopes, number of settlements, (subscription, sequence)
 	methodUnbind    // name
@@ -80,7 +80,7 @@ type settlement byte
 
 const (
 	settleAck settlement = iota + 1
-	settleAckUpTo
+	settleAckAll
 	settleNack
 	settleReject
 	settleUndeliver
