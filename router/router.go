@@ -75,6 +75,7 @@ type Router struct {
 	system    system
 
 	inboxMarks inboxMarks
+	redoing    sync.Mutex // held while an interrupted transaction is applied
 
 	systemCount atomic.Uint64          // of system messages
 	edge        *edge                  // of an edge router
@@ -148,6 +149,9 @@ func (r *Router) load(ctx context.Context) error {
 	}
 	if err := r.removeOrphans(ctx); err != nil {
 		return err
+	}
+	if h, ok := r.store.(TransactionHearer); ok {
+		h.HearTransactions(r.redoLate)
 	}
 	return r.redo(ctx)
 }

@@ -91,6 +91,13 @@ type Hearer interface {
 	Hear(f func(e Entry, w *outbox.Batch))
 }
 
+// TransactionHearer is a Store in which a transaction may be found after it was opened: an earlier leader had it under way, or it was
+// given up, and is there after all.
+type TransactionHearer interface {
+	// HearTransactions has f called for that. It must not block.
+	HearTransactions(f func(t StoredTransaction))
+}
+
 // Log is the durable sequence of one mailbox.
 type Log interface {
 	// Append stores an envelope; dedupID may be empty. Appends are stored, and done

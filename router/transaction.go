@@ -263,7 +263,32 @@ func (r *Router) redo(ctx context.Context) error {
 	return nil
 }
 
+// redoLate applies a transaction that is in the store although it was not confirmed. Its client was told that the outcome is not known,
+// or nothing; applied by a later start, perhaps days after, it would be of no use to anybody.
+func (r *Router) redoLate(p StoredTransaction) {
+	r.goFunc(func(ctx context.Context) { // the next start does it where this one stops
+		for {
+			err := r.redoOne(ctx, p)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			r.log.Warn("cannot apply a transaction that was found late", "transaction", p.Seq, "error", err)
+			if errors.Is(err, errTransaction) {
+				return
+			}
+			select {
+			case <-time.After(retryMs * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// redoOne applies what is not applied yet of a transaction. One after the other: what was found late may be among those that a start lists.
 func (r *Router) redoOne(ctx context.Context, p StoredTransaction) error {
+	r.redoing.Lock()
+	defer r.redoing.Unlock()
 	records, err := decodeTransaction(p.Body)
 	if err != nil {
 		return err

@@ -299,6 +299,62 @@ func TestACrashAtEachStepIsRedoneExactlyOnce(t *testing.T) {
 	}
 }
 
+// lateTransactions stores transactions and does not confirm them; tell has the router hear of what is there.
+type lateTransactions struct {
+	*MemoryStore
+	heard func(StoredTransaction)
+}
+
+func (s *lateTransactions) HearTransactions(f func(StoredTransaction)) { s.heard = f }
+
+func (s *lateTransactions) BeginTransaction(body []byte, done Done) {
+	s.MemoryStore.BeginTransaction(body, func(_ Stored, _ error, _ *outbox.Batch) { answer(done, Stored{}, errBroken) })
+}
+
+func (s *lateTransactions) tell(t *testing.T) (found []StoredTransaction) {
+	t.Helper()
+	found, err := s.Transactions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range found {
+		s.heard(x)
+	}
+	return found
+}
+
+// TestATransactionThatIsFoundLateIsAppliedThen: and once, however often it is found.
+func TestATransactionThatIsFoundLateIsAppliedThen(t *testing.T) {
+	h := start(t, nil)
+	h.stop()
+	late := &lateTransactions{MemoryStore: h.store}
+	h.opt.Store = late
+	h.open()
+	ms := messages(t, "/queue/a", "/queue/b", "/queue/a")
+	if err := commitAll(t, h.session(), ms); ClassOf(err) != Unavailable {
+		t.Fatalf("a transaction that is not confirmed: %v", err)
+	}
+	late.heard(StoredTransaction{Seq: 99, Body: []byte("damaged")}) // costs no other
+	found := late.tell(t)
+	if len(found) != 1 {
+		t.Fatalf("%d transactions are stored", len(found))
+	}
+	for _, x := range found {
+		late.heard(x)
+	}
+	eventually(t, func() error {
+		if left := late.tell(t); len(left) > 0 {
+			return fmt.Errorf("%d transactions are not ended", len(left))
+		}
+		return nil
+	})
+	h.stop() // and what it began is done
+	h.open()
+	if a, b := h.depth("/queue/a"), h.depth("/queue/b"); a != 2 || b != 1 {
+		t.Errorf("%d and %d messages, want 2 and 1", a, b)
+	}
+}
+
 func TestStoredTransactionsRoundTripAndDamageIsFound(t *testing.T) {
 	h := start(t, nil)
 	h.fill("/queue/a", 1)

@@ -57,6 +57,7 @@ const (
 	recordsStream      = "MQGATE_RECORDS"
 	bindingsStream     = "MQGATE_BINDINGS"
 	transactionsStream = "MQGATE_TRANSACTIONS"
+	transactionSubject = "t"
 )
 
 // OpenStore opens the streams of the node, or of its cluster. A store may be
@@ -137,7 +138,7 @@ func (s *Store) openSystem(ctx context.Context) error {
 		return err
 	}
 	if s.transactions, err = s.openStream(ctx, jetstream.StreamConfig{
-		Name: transactionsStream, Subjects: []string{"t"},
+		Name: transactionsStream, Subjects: []string{transactionSubject},
 	}); err != nil {
 		return err
 	}

@@ -70,13 +70,24 @@ func (s *Store) found(f foreign, w *outbox.Batch) {
 }
 
 // Hear has f called for what another writer stored in the log since it was opened.
-func (l *mailboxLog) Hear(f func(e router.Entry, w *outbox.Batch)) {
-	l.store.mu.Lock()
-	defer l.store.mu.Unlock()
-	if l.store.hearers == nil {
-		l.store.hearers = map[string]func(router.Entry, *outbox.Batch){}
+func (l *mailboxLog) Hear(f func(e router.Entry, w *outbox.Batch)) { l.store.hear(l.subject, f) }
+
+// HearTransactions has f called for a transaction that was stored since the store was opened, and not confirmed by it.
+func (s *Store) HearTransactions(f func(router.StoredTransaction)) {
+	s.hear(transactionSubject, func(e router.Entry, _ *outbox.Batch) {
+		if len(e.Envelope) > 0 { // else a barrier
+			f(router.StoredTransaction{Seq: e.Seq, Body: e.Envelope})
+		}
+	})
+}
+
+func (s *Store) hear(subject string, f func(router.Entry, *outbox.Batch)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hearers == nil {
+		s.hearers = map[string]func(router.Entry, *outbox.Batch){}
 	}
-	l.store.hearers[l.subject] = f
+	s.hearers[subject] = f
 }
 
 func (l *mailboxLog) hearNothing() {

@@ -54,6 +54,21 @@ func TestLateAppendsOfAnEarlierLeaderAreHeard(t *testing.T) {
 			t.Fatal("no answer")
 		}
 	}
+	now.HearTransactions(func(x router.StoredTransaction) { note("transaction %s", x.Body) })
+	begun := make(chan answer, 1)
+	before.BeginTransaction([]byte("tx"), into(begun))
+	if a := hear(t, begun); a.err != nil {
+		t.Fatal(a.err)
+	}
+	within(t, 30*time.Second, func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if got := fmt.Sprint(heard); got != "[transaction tx]" {
+			return fmt.Errorf("heard %s", got)
+		}
+		heard = nil
+		return nil
+	})
 	appendOne(late, "a", "id-a")
 	appendOne(late, "b", "id-b")
 	appendOne(l, "b", "id-b") // the publisher asks again

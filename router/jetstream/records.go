@@ -121,7 +121,7 @@ func (s *Store) PutBinding(ctx context.Context, key string, value []byte) error 
 
 // Transactions lists the transactions that were not ended.
 func (s *Store) Transactions(ctx context.Context) ([]router.StoredTransaction, error) {
-	entries, err := s.transactions.all(ctx, "t")
+	entries, err := s.transactions.all(ctx, transactionSubject)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (s *Store) BeginTransaction(body []byte, done router.Done) {
 		s.answer(done, err)
 		return
 	}
-	s.transactions.publish("t", nil, body, done)
+	s.transactions.publish(transactionSubject, nil, body, done)
 }
 
 // What JetStream answers when the message that is to be deleted is not there.
