@@ -131,20 +131,39 @@ func (n *Node) checkReplicas(c *nats.Conn) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), meetingTime)
 	defer cancel()
-	_, err = js.Stream(ctx, leaseStream)
-	if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil // it is there, or NATS elects: the gateway waits for that
-	}
+	var refusal error
 	for {
-		if _, err = js.CreateStream(ctx, n.leaseConfig()); !isCode(err, codeClusterNoPeers) {
-			return nil // another gateway was faster, or as above
+		err := n.makeLease(ctx, js)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, context.DeadlineExceeded) { // the last look may be cut short
+			refusal = err
 		}
 		if !pause(ctx, formingPoll) {
-			r := n.replicas()
-			return fmt.Errorf("NATS has fewer than %d servers that could store, and each stream is to have %d replicas: start %d servers of its cluster with JetStream, or set nats.replicas to what there are: %w",
-				r, r, r, err)
+			break
 		}
 	}
+	if !isCode(refusal, codeClusterNoPeers) {
+		return nil // NATS elects, and the gateway waits for that
+	}
+	r := n.replicas()
+	return fmt.Errorf("NATS has fewer than %d servers that could store, and each stream is to have %d replicas: start %d servers of its cluster with JetStream, or set nats.replicas to what there are: %w",
+		r, r, r, refusal)
+}
+
+// makeLease makes the lease's stream, or finds that it is there.
+func (n *Node) makeLease(ctx context.Context, js jetstream.JetStream) error {
+	ctx, cancel := context.WithTimeout(ctx, meetingTime/5) // servers that elect may not answer at all
+	defer cancel()
+	_, err := js.Stream(ctx, leaseStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = js.CreateStream(ctx, n.leaseConfig())
+	}
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return nil // of another gateway, which was faster
+	}
+	return err
 }
 
 func (n *Node) dialExternal(name string, opts ...nats.Option) (*nats.Conn, error) {
