@@ -354,13 +354,9 @@ func (c *conn) inboxOptions(m *router.Message) (s sendOptions, matched bool) {
 func (d *durable) receive(fd *feed, x *router.Delivery, w *outbox.Batch) bool {
 	c := d.conn
 	d.forgetBefore(x.Seq)
-	if f := d.released[x.Seq]; f != nil { // the client has it: only its PUBCOMP is missing [MQTT-4.3.3-6]
+	if f := d.released[x.Seq]; f != nil { // the client has it: only its PUBCOMP was missing [MQTT-4.3.3-6]
 		delete(d.released, x.Seq)
-		f.delivery = x
-		if f.finished {
-			c.window.remove(f)
-			c.settleLater(x)
-		}
+		d.takeAgain(f, x)
 		return true
 	}
 	if x.Redelivered() {
@@ -462,7 +458,8 @@ func (c *conn) forget(f *flight, d *router.Delivery, w *outbox.Batch) {
 	}
 }
 
-// takeAgain takes what the client was sent already, and neither gets twice nor has settled; with mu held.
+// takeAgain takes what the client was sent already, and neither gets twice nor has settled; with mu held. If it has completed it
+// meanwhile, the session knows it until the mailbox has forgotten it, as in completeStored: a mailbox that dies before gives it again.
 func (d *durable) takeAgain(f *flight, x *router.Delivery) {
 	c := d.conn
 	f.delivery = x
