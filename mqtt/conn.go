@@ -70,6 +70,7 @@ type conn struct {
 	unsent      []*router.Delivery // to be settled without having been sent
 	settling    bool               // a goroutine does that
 	closed      bool               // takes no more deliveries
+	hurried     bool               // its end is waited for: by the client's next connection, or by a server that has waited long
 	dead        bool               // the socket is gone
 	sentBytes   uint64             // the writer goroutine's
 	wakes       outbox.Batch       // the writer goroutine's
@@ -317,6 +318,7 @@ func (c *conn) disown(cause error) {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
+	c.hurry()
 	if errors.Is(cause, router.ErrTakenOver) {
 		cause = errTaken
 	}
@@ -325,6 +327,20 @@ func (c *conn) disown(cause error) {
 	}
 	c.stop(cause)
 	c.kill(cause)
+}
+
+// hurry has a connection that ends, or will, not wait longer for the store than closeTimeout.
+func (c *conn) hurry() {
+	c.mu.Lock()
+	c.hurried = true
+	c.changed.Broadcast()
+	c.mu.Unlock()
+}
+
+// abort ends the connection at once: the server does not wait longer.
+func (c *conn) abort() {
+	c.hurry()
+	c.fail(errAborted)
 }
 
 // fail ends the connection at once, without a word.
@@ -368,7 +384,8 @@ func (c *conn) await(ok func() bool) bool {
 // close ends the connection for a cause: the session is left first, so that another connection need not wait for this client
 // to read; then what can still be said is said. One that is taken over is waited for, for a moment.
 func (c *conn) close(cause error) {
-	watchdog := time.AfterFunc(c.server.opt.FlushTimeout+closeTimeout, func() { c.fail(errAborted) })
+	patience := c.server.opt.FlushTimeout + closeTimeout
+	watchdog := time.AfterFunc(patience, func() { c.fail(errAborted) })
 	defer watchdog.Stop()
 	if c.connected && breaksRules(cause) {
 		c.server.Stats.ProtocolErrors.Add(1)
@@ -391,7 +408,9 @@ func (c *conn) close(cause error) {
 	taken := errors.Is(cause, errTaken)
 	lingers := taken && c.finish(cause) && c.endSending()
 	if c.session != nil {
+		watchdog.Stop() // here the store is waited for, and not the client
 		c.depart(cause)
+		watchdog.Reset(patience)
 	}
 	if !taken {
 		lingers = c.finish(cause) // [MQTT-3.14.4-2]

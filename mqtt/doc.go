@@ -36,8 +36,9 @@
 //
 // # Limits that are known
 //
-//   - A QoS 2 publish whose outcome a crash left unknown is told from its repetition by the store, which remembers for two
-//     minutes; a client that comes back later has it published twice if it was stored.
+//   - A QoS 2 publish whose outcome a crash left unknown, or that the store has not answered 15 seconds after the connection's end,
+//     is told from its repetition by the store, which remembers for two minutes; a client that comes back later has it published
+//     twice if it was stored.
 //   - Shared subscriptions are granted QoS 1 at most. What a member has not acknowledged when its connection ends comes under
 //     another packet identifier, also if it comes to the same client again.
 //   - In a cluster each node tells of itself under "$SYS/"; of the queues only the one that leads.

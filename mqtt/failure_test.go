@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
 
@@ -278,4 +280,124 @@ func TestQoS2OfUnknownOutcomeIsStoredOnce(t *testing.T) {
 	q.finish(q.message("$queue/q", "once", 1))
 	c.publish("$queue/q", "next", 2, 8)
 	q.finish(q.message("$queue/q", "next", 1))
+}
+
+// forgetfulStore is a stalling one that does not know again what it has stored, as another does two minutes later.
+type forgetfulStore struct{ *stallingStore }
+
+func (s forgetfulStore) OpenLog(ctx context.Context, id router.MailboxID) (router.Log, error) {
+	l, err := s.stallingStore.OpenLog(ctx, id)
+	return forgetfulLog{l}, err
+}
+
+type forgetfulLog struct{ router.Log }
+
+func (l forgetfulLog) Append(envelope []byte, _ string, done router.Done) {
+	l.Log.Append(envelope, "", done)
+}
+
+// publishAndLeave publishes with QoS 2 to a store that does not answer, and ends the connection. It returns what the client is to
+// send when it is back.
+func (fx *pipeFixture) publishAndLeave(version byte, id string) *packets.Packet {
+	fx.t.Helper()
+	c := fx.client(version, id, durableFor(3600))
+	pk := publishPacket("$queue/q", "once", 2, 7)
+	c.send(pk)
+	synctest.Wait()
+	c.send(&packets.Packet{FixedHeader: packets.FixedHeader{Type: typeDisconnect}})
+	c.conn.Close()
+	synctest.Wait()
+	pk.FixedHeader.Dup = true
+	return pk
+}
+
+// wantOnce fails the test if not exactly one message is stored.
+func (fx *pipeFixture) wantOnce() {
+	fx.t.Helper()
+	if boxes := fx.router.MailboxInfos(router.NewPrincipal("op", "", true, nil)); len(boxes) != 1 || boxes[0].Depth != 1 {
+		fx.t.Errorf("stored: %+v", boxes)
+	}
+}
+
+// TestLateOutcomeIsKnownToTheSession: a client publishes with QoS 2 and disconnects while a cluster elects; the next leader answers
+// shortly before the publish would be given up. The session says that it is stored, whenever the client comes back.
+func TestLateOutcomeIsKnownToTheSession(t *testing.T) {
+	for _, v := range []byte{v311, v5} {
+		var gate chan error
+		inBubble(t, func(fx *pipeFixture) {
+			pk := fx.publishAndLeave(v, "c")
+			time.Sleep(10 * time.Second)
+			close(gate) // now, and whatever is stored later
+			synctest.Wait()
+			fx.client(v, "c", durableFor(3600)).publishAs(pk)
+			fx.wantOnce()
+		}, func(s *settings) {
+			gate = make(chan error) // in the bubble
+			s.router.Store = forgetfulStore{&stallingStore{router.NewMemoryStore(), gate}}
+		})
+	}
+}
+
+// TestTakeoverHurriesTheOldConnection: a client that is back does not wait for the store's answer to its connection before, but for
+// the while that others have, and what it sends again is stored once.
+func TestTakeoverHurriesTheOldConnection(t *testing.T) {
+	for away, longest := range map[time.Duration]time.Duration{0: closeTimeout, closeTimeout + time.Second: 0} {
+		var gate chan error
+		inBubble(t, func(fx *pipeFixture) {
+			pk := fx.publishAndLeave(v5, "c")
+			time.Sleep(away)
+			begin := time.Now()
+			c := fx.client(v5, "c", durableFor(3600))
+			if d := time.Since(begin); d > longest {
+				t.Errorf("back after %v, the client waited %v for its session", away, d)
+			}
+			close(gate)
+			c.publishAs(pk)
+			fx.wantOnce()
+		}, func(s *settings) {
+			gate = make(chan error) // in the bubble
+			s.router.Store = &stallingStore{router.NewMemoryStore(), gate}
+		})
+	}
+}
+
+// TestDrainHurriesConnectionsThatEnd: a server that has waited long enough does not wait for the store either.
+func TestDrainHurriesConnectionsThatEnd(t *testing.T) {
+	var gate chan error
+	inBubble(t, func(fx *pipeFixture) {
+		fx.publishAndLeave(v5, "c")
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout+time.Second)
+		defer cancel()
+		begin := time.Now()
+		if err := fx.server.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Drain says %v", err)
+		}
+		if d := time.Since(begin); d > closeTimeout+time.Second {
+			t.Errorf("it took %v", d)
+		}
+		close(gate)
+	}, func(s *settings) {
+		gate = make(chan error) // in the bubble
+		s.router.Store = &stallingStore{router.NewMemoryStore(), gate}
+	})
+}
+
+// TestLastWordsFollowALateAnswer: a client whose connection ends for its mistake is told so, however long the store took to answer.
+func TestLastWordsFollowALateAnswer(t *testing.T) {
+	var gate chan error
+	inBubble(t, func(fx *pipeFixture) {
+		c := fx.client(v5, "c", durableFor(3600))
+		c.send(publishPacket("$queue/q", "once", 2, 7))
+		synctest.Wait()
+		c.write([]byte{typePingreq << 4, 1, 0})
+		time.Sleep(10 * time.Second)
+		gate <- nil
+		c.wantAck(typePubrec, 7, 0)
+		if code := c.expectClosed(); code != byte(malformed) {
+			t.Errorf("DISCONNECT says %#x", code)
+		}
+	}, func(s *settings) {
+		gate = make(chan error) // in the bubble
+		s.router.Store, s.options.FlushTimeout = &stallingStore{router.NewMemoryStore(), gate}, time.Second
+	})
 }

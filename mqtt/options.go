@@ -63,6 +63,9 @@ const (
 	operationTimeout = 30 * time.Second
 	// closeTimeout bounds the wait for confirmations and the flush of the last packets.
 	closeTimeout = 5 * time.Second
+	// answersTimeout bounds the wait for the outcome of QoS 2 publishes when the connection of a durable session ends. It is longer
+	// than an edge keeps them for the next leader (router.EdgeOptions.Hold; ten seconds in package gateway).
+	answersTimeout = 15 * time.Second
 	// lingerTimeout bounds the wait for the peer to close after the last packet.
 	lingerTimeout = time.Second
 	// lingerBytes is how much of a peer's unread input is thrown away meanwhile.

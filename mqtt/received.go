@@ -175,20 +175,30 @@ func (d *durable) publishNoted() {
 }
 
 // awaitAnswers waits until the router has answered all QoS 2 publishes that it was given, for a while: what the session's
-// record says of them at the connection's end is then true, and none is published twice to live subscribers either.
+// record says of them at the connection's end is then true. None is published twice to live subscribers either, nor stored
+// twice for a client that comes back when the store does not remember it any more.
 func (d *durable) awaitAnswers() {
 	c := d.conn
-	late := false
-	deadline := time.AfterFunc(closeTimeout, func() {
-		c.mu.Lock()
-		late = true
-		c.changed.Broadcast()
-		c.mu.Unlock()
-	})
-	defer deadline.Stop()
+	began := time.Now()
+	for _, limit := range []time.Duration{closeTimeout, answersTimeout} {
+		defer time.AfterFunc(limit, func() {
+			c.mu.Lock()
+			c.changed.Broadcast()
+			c.mu.Unlock()
+		}).Stop()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for !late && (d.publishing || d.unanswered > 0) {
+	for (d.publishing || d.unanswered > 0) && time.Since(began) < c.answersPatience() {
 		c.changed.Wait()
 	}
+}
+
+// answersPatience is how long a connection that ends waits for the router's answers; with mu held. Who waits for its end waits no
+// longer for what is not known: a client that is back sends it again at once, and the store knows it still.
+func (c *conn) answersPatience() time.Duration {
+	if c.hurried {
+		return closeTimeout
+	}
+	return answersTimeout
 }

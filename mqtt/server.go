@@ -31,7 +31,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{opt: o.withDefaults()}
 	s.guests.Seats = s.opt.Seats
 	s.guests.Stop = func(c *conn) { c.stop(errDraining) }
-	s.guests.Abort = func(c *conn) { c.fail(errAborted) }
+	s.guests.Abort = (*conn).abort
 	s.guests.Socket = func(c *conn) net.Conn { return c.socket }
 	s.guests.Vanished = func(c *conn) { c.fail(door.ErrVanished) }
 	s.guests.Leaving = func(c *conn) bool { return c.ending.Load() != nil }
