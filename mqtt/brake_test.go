@@ -80,7 +80,7 @@ func TestAStuckQoS1SubscriberStopsNoPublisher(t *testing.T) {
 			t.Errorf("%d dropped, want %d", n, publishes-17)
 		}
 		var w outbox.Batch
-		fd, m := fx.feed("s"), &router.Message{}
+		fd, m := fx.feed(s), &router.Message{}
 		fd.conn.mu.Lock()
 		fd.conn.window.queue.reset()
 		fd.conn.mu.Unlock()
@@ -94,15 +94,11 @@ func TestAStuckQoS1SubscriberStopsNoPublisher(t *testing.T) {
 }
 
 // feed is the only subscription of a client.
-func (fx *fixture) feed(clientID string) *feed {
+func (fx *fixture) feed(c *client) *feed {
 	fx.t.Helper()
-	for _, c := range fx.server.guests.All() {
-		if c.clientID == clientID {
-			for _, s := range c.subs {
-				return s.feed
-			}
-		}
+	for _, s := range fx.served(c).subs {
+		return s.feed
 	}
-	fx.t.Fatalf("client %q has no subscription", clientID)
+	fx.t.Fatal("the client has no subscription")
 	return nil
 }

@@ -141,13 +141,10 @@ func TestR3ResendsInOrderAroundTheEndOfIdentifiers(t *testing.T) {
 	fx := start(t)
 	s, p := fx.login(v5, "s", durableFor(600)), fx.login(v5, "p")
 	s.subscribe(1, 1, "a")
-	for served := range fx.connections() {
-		if served.clientID == "s" {
-			served.mu.Lock()
-			served.window.lastID = 65530
-			served.mu.Unlock()
-		}
-	}
+	served := fx.served(s)
+	served.mu.Lock()
+	served.window.lastID = 65530
+	served.mu.Unlock()
 	p.publishNumbers("a", 0, 12)
 	for i := range 12 {
 		s.message("a", fmt.Sprint(i), 1)
@@ -155,15 +152,6 @@ func TestR3ResendsInOrderAroundTheEndOfIdentifiers(t *testing.T) {
 	fx.gone(s)
 	s = fx.login(v5, "s", durableFor(600))
 	s.expectNumbers("a", 0, 12)
-}
-
-// connections are those that the server has now.
-func (fx *fixture) connections() map[*conn]struct{} {
-	out := map[*conn]struct{}{}
-	for _, c := range fx.server.guests.All() {
-		out[c] = struct{}{}
-	}
-	return out
 }
 
 // TestClientsThatLeaveAtOnceLeaveNothing: those that are gone before their CONNACK is written leave no session behind, and

@@ -258,12 +258,8 @@ func TestCompletedBeforeItComesIsNotSentAgain(t *testing.T) {
 
 // inUse reports whether a packet identifier of what a client is sent is in use.
 func (fx *fixture) inUse(c *client, id uint16) bool {
-	for _, served := range fx.server.guests.All() {
-		if served.socket.RemoteAddr().String() == c.conn.LocalAddr().String() {
-			served.mu.Lock()
-			defer served.mu.Unlock()
-			return served.window.flight[id] != nil
-		}
-	}
-	return false
+	served := fx.served(c)
+	served.mu.Lock()
+	defer served.mu.Unlock()
+	return served.window.flight[id] != nil
 }

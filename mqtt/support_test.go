@@ -211,6 +211,18 @@ func (fx *fixture) login(version byte, id string, opts ...connectOption) *client
 	return c
 }
 
+// served is the server's end of a client's connection. It is found by the addresses: the client id is the server's to read.
+func (fx *fixture) served(c *client) *conn {
+	fx.t.Helper()
+	for _, served := range fx.server.guests.All() {
+		if served.socket.RemoteAddr().String() == c.conn.LocalAddr().String() {
+			return served
+		}
+	}
+	fx.t.Fatalf("the connection from %s is not served", c.conn.LocalAddr())
+	return nil
+}
+
 func (c *client) write(b []byte) {
 	c.t.Helper()
 	if err := c.conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
