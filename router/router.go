@@ -343,6 +343,7 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 	if !o.Since.IsZero() {
 		s.Since = o.Since
 	}
+	s.began = time.Now().Add(-o.Age)
 	if o.ClientID != "" && r.edge != nil {
 		s.client = clientKey{o.Vhost, o.ClientID}
 	} else if o.ClientID != "" {
@@ -351,7 +352,7 @@ func (r *Router) Connect(o SessionOptions) (*Session, error) {
 			r.mu.Unlock()
 			return nil, &Error{Op: "connect", Class: Conflict, Text: fmt.Sprintf("client id %q is in use by another user", o.ClientID)}
 		}
-		if s.again = o.Again; s.again && old != nil && old.ID != s.ID && (!old.again || old.Since.After(s.Since)) {
+		if s.again = o.Again; old != nil && s.cameBefore(old) {
 			r.mu.Unlock()
 			return nil, ErrTakenOver
 		}

@@ -26,6 +26,7 @@ type Session struct {
 	Name string
 	// Since is when the session began.
 	Since time.Time
+	began time.Time // by the clock of this node, which Since is not at the leader
 
 	router *Router
 	client clientKey // zero without a client id
@@ -61,8 +62,10 @@ type SessionOptions struct {
 	// ID and Since, if set, are those of the edge's session that this one stands for.
 	ID    SessionID
 	Since time.Time
-	// Again: the session had its client id by the word of another leader. It does not
-	// take it from a session that came later.
+	// Age is how long ago the session began: an attempt to connect may have waited for a
+	// leader. It does not take the client id from a session that began after it.
+	Age time.Duration
+	// Again: the session had its client id by the word of another leader.
 	Again bool
 }
 
@@ -288,6 +291,18 @@ func (s *Session) forget(sub *Subscription) bool {
 	_, ok := s.subs[sub]
 	delete(s.subs, sub)
 	return ok
+}
+
+// cameBefore reports whether another session, which has the client id now, is of a later connection. An attempt that waited for a leader
+// may be of one that its client has given up since. The nodes' clocks do not agree, so it tells its age.
+func (s *Session) cameBefore(owner *Session) bool {
+	switch {
+	case owner.ID == s.ID:
+		return false
+	case s.again && owner.again: // the durable sessions' records are compared by that as well
+		return owner.Since.After(s.Since)
+	}
+	return owner.began.After(s.began)
 }
 
 // takenOver reports whether the session has ended: to one that claims, another connection of its client has come.

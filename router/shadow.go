@@ -137,6 +137,9 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 		return
 	}
 	if x.session == nil {
+		if q.method == methodClose {
+			x.link.forget(x)
+		}
 		x.link.refuse(q.number, x.failed)
 		return
 	}
@@ -264,7 +267,8 @@ func (x *shadow) open(q request) {
 	if err == nil {
 		x.session, err = d.router.Connect(SessionOptions{
 			Principal: p, Vhost: c.Vhost, Protocol: c.Protocol, Remote: c.Remote, Name: c.Name, ClientID: c.Claims,
-			ID: SessionID{Boot: c.Boot, N: c.N}, Since: time.UnixMilli(c.SinceMs), Again: c.Again, Kick: x.kick,
+			ID: SessionID{Boot: c.Boot, N: c.N}, Since: time.UnixMilli(c.SinceMs), Age: time.Duration(c.AgeMs) * time.Millisecond,
+			Again: c.Again, Kick: x.kick,
 		})
 	}
 	if err != nil {

@@ -249,3 +249,85 @@ func TestClusterTakeoverWaitsForTheOlderConnection(t *testing.T) {
 	old.Close()
 	<-connected
 }
+
+// An attempt to connect waits for a leader, and its client gives up and connects by another node. Whichever node has the next leader
+// first, the later connection stays; also if it had an earlier leader, and with those that follow.
+func TestClusterOlderAttemptTakesNothingFromALaterConnection(t *testing.T) {
+	for _, x := range []struct {
+		hadLeader bool   // the later one
+		late      string // node to link
+		refused   bool
+	}{{false, "n0", true}, {false, "n1", false}, {true, "n0", true}, {true, "n1", false}} {
+		t.Run(fmt.Sprint("hadLeader=", x.hadLeader, " late=", x.late), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := startCluster(t, 2, nil)
+				for _, e := range c.edges {
+					e.Hold(20 * time.Second)
+				}
+				attempt := func(e *harness, kick func(error)) chan error {
+					out := make(chan error, 1)
+					go func() { // ends when it has an answer
+						_, err := e.Connect(SessionOptions{Principal: anyone, ClientID: "dev", Kick: kick})
+						out <- err
+					}()
+					time.Sleep(time.Second)
+					return out
+				}
+				c.wires.setCut("n0", true)
+				c.waitLinked(c.edges[0], false)
+				if !x.hadLeader {
+					c.crash()
+				}
+				older := attempt(c.edges[0], func(error) {})
+				kicked := make(chan error, 1)
+				later := attempt(c.edges[1], func(cause error) { kicked <- cause })
+				if x.hadLeader {
+					c.crash()
+				}
+				c.wires.setCut("n0", false)
+				c.wires.setCut(x.late, true)
+				c.succeed()
+				time.Sleep(time.Second)
+				c.wires.setCut(x.late, false)
+				if err := <-later; err != nil {
+					t.Errorf("the later connection: %v", err)
+				}
+				if err := <-older; errors.Is(err, ErrTakenOver) != x.refused {
+					t.Errorf("the older attempt hears %v", err)
+				}
+				time.Sleep(2 * takeoverPatience)
+				c.crash()
+				c.succeed()
+				time.Sleep(2 * takeoverPatience)
+				select {
+				case cause := <-kicked:
+					t.Errorf("the later connection is ended: %v", cause)
+				default:
+				}
+			})
+		})
+	}
+}
+
+// The leader keeps nothing of a connection that it refused.
+func TestClusterRefusedConnectionLeavesNothing(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	owner := c.edges[0].client("dev")
+	other := NewPrincipal("other", "dev", false, nil)
+	if _, err := c.edges[0].Connect(SessionOptions{Principal: other, ClientID: "dev", Kick: func(error) {}}); ClassOf(err) != Conflict {
+		t.Fatalf("another user's connection: %v", err)
+	}
+	owner.Close()
+	eventually(t, func() error {
+		left := 0
+		for _, l := range c.leader.allLinks() {
+			c.leader.mu.Lock()
+			left += len(l.shadows)
+			c.leader.mu.Unlock()
+		}
+		if left > 0 {
+			return fmt.Errorf("%d are left", left)
+		}
+		return nil
+	})
+}

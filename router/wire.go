@@ -103,7 +103,8 @@ type openCall struct {
 	Remote, Claims  string // Claims: the client id that the session holds
 	Name            string `json:",omitempty"`
 	SinceMs         int64
-	Again           bool `json:",omitempty"` // another leader gave it its client id
+	AgeMs           int64 // how long ago that was
+	Again           bool  `json:",omitempty"` // another leader gave it its client id
 }
 
 type subscribeCall struct {
