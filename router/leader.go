@@ -41,8 +41,9 @@ type Leader struct {
 
 	mu       sync.Mutex
 	links    map[uint64]*leaderLink
-	filters  map[Filter]int // bindings of each
-	revision uint64         // of filters
+	ending   map[SessionID]*shadow // of links that were lost
+	filters  map[Filter]int        // bindings of each
+	revision uint64                // of filters
 	asks     map[uint64]*presenceAsk
 	lastAsk  uint64
 }
@@ -72,7 +73,7 @@ func randomID() uint64 {
 
 // Lead has the router serve edges until its Close or Abandon. Sessions of its own it should not have.
 func (r *Router) Lead(o LeaderOptions) (*Leader, error) {
-	d := &Leader{router: r, opt: o, log: r.log, links: map[uint64]*leaderLink{}, filters: map[Filter]int{}, asks: map[uint64]*presenceAsk{}}
+	d := &Leader{router: r, opt: o, log: r.log, links: map[uint64]*leaderLink{}, ending: map[SessionID]*shadow{}, filters: map[Filter]int{}, asks: map[uint64]*presenceAsk{}}
 	r.bindMu.Lock()
 	for _, b := range r.bindings {
 		d.filters[b.Filter]++
@@ -246,6 +247,9 @@ func (d *Leader) drop(l *leaderLink, cause error) {
 	delete(d.links, l.id)
 	shadows := l.shadows
 	l.shadows = map[uint64]*shadow{}
+	for n, x := range shadows {
+		d.ending[SessionID{l.boot, n}] = x
+	}
 	d.mu.Unlock()
 	l.end(l.begin(opBye)) // it begins another link at once, if it still hears
 	l.write(context.Background())
@@ -317,7 +321,8 @@ func (l *leaderLink) dispatch(number uint64, r envelopeReader) {
 	d.mu.Lock()
 	x := l.shadows[n]
 	if x == nil && m == methodOpen && number == 0 {
-		x = &shadow{link: l, n: n, subs: map[uint64]*shadowSubscription{}, follows: map[uint64]*shadowFollowing{}}
+		x = newShadow(l, n)
+		x.before = d.ending[SessionID{l.boot, n}]
 		l.shadows[n] = x
 	}
 	d.mu.Unlock()

@@ -259,3 +259,21 @@ func TestClusterLinkChangesWhileAFollowerIsGivenSomething(t *testing.T) {
 		return nil
 	})
 }
+
+// A node that begins another link says what its clients have in hands, when the leader knows that it went back by the link before: it does
+// not come to another client.
+func TestClusterRelinkKeepsWhatIsInHand(t *testing.T) {
+	c := startCluster(t, 2, nil)
+	s := c.edges[0].session()
+	_, in := consume(t, s, "/queue/q", 1)
+	mustPublish(t, s, "/queue/q", "x")
+	d := in.wait(t, "x")[0]
+	for range 100 {
+		c.edges[0].edge.relink()
+		c.waitLinked(c.edges[0], true)
+		mustPublish(t, s, "/queue/other", "the leader has heard of all that went before")
+	}
+	ack(t, d)
+	mustPublish(t, s, "/queue/q", "y")
+	in.wait(t, "x", "y")
+}

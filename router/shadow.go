@@ -31,6 +31,9 @@ type shadow struct {
 	durable *DurableSession
 	subs    map[uint64]*shadowSubscription
 	follows map[uint64]*shadowFollowing
+
+	before *shadow // of the same session, by a link that was lost; nil: there is none, or it has ended
+	ended  chan struct{}
 }
 
 // request is a call or, without a number, a note.
@@ -38,6 +41,10 @@ type request struct {
 	number uint64
 	method method
 	body   envelopeReader
+}
+
+func newShadow(l *leaderLink, n uint64) *shadow {
+	return &shadow{link: l, n: n, subs: map[uint64]*shadowSubscription{}, follows: map[uint64]*shadowFollowing{}, ended: make(chan struct{})}
 }
 
 // shadowPatience bounds what waits for others on behalf of an edge's client.
@@ -101,6 +108,7 @@ func (x *shadow) lost(ctx context.Context, lives bool) {
 
 func (x *shadow) end(ctx context.Context) {
 	if x.session == nil {
+		x.over()
 		return
 	}
 	r := x.session.router
@@ -115,6 +123,7 @@ func (x *shadow) end(ctx context.Context) {
 		x.will = nil
 	}
 	x.session.Close()
+	x.over()
 	if d := x.durable; d != nil {
 		x.durable = nil
 		if x.awaited {
@@ -129,11 +138,35 @@ func (x *shadow) end(ctx context.Context) {
 	}
 }
 
+// over lets the session go on by another link.
+func (x *shadow) over() {
+	d, id := x.link.leader, SessionID{x.link.boot, x.n}
+	d.mu.Lock()
+	if d.ending[id] == x {
+		delete(d.ending, id)
+	}
+	d.mu.Unlock()
+	close(x.ended)
+}
+
+// awaitEarlier waits until what the session had by a link that was lost went back: it is about to say that its client has that in hands.
+func (x *shadow) awaitEarlier(ctx context.Context) {
+	before := x.before
+	if x.before = nil; before == nil {
+		return
+	}
+	select {
+	case <-before.ended:
+	case <-time.After(shadowPatience):
+	case <-ctx.Done():
+	}
+}
+
 // handle does one thing. What has no answer has no error either: the edge has done its part already.
 func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 	r := q.body
 	if q.method == methodOpen {
-		x.open(q)
+		x.open(ctx, q)
 		return
 	}
 	if x.session == nil {
@@ -252,7 +285,8 @@ func (x *shadow) answer(ctx context.Context, q request, w *outbox.Batch) ([]byte
 }
 
 // open begins the session; asked again, it tells how that ended.
-func (x *shadow) open(q request) {
+func (x *shadow) open(ctx context.Context, q request) {
+	x.awaitEarlier(ctx)
 	if q.number != 0 {
 		x.link.answer(q.number, x.failed)
 		return
