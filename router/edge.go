@@ -221,6 +221,7 @@ func (e *edge) disconnect(cause error) {
 	}
 	for _, rs := range e.sessions {
 		rs.opened = false
+		rs.unconfirmed.unlink()
 		for _, x := range rs.subs {
 			if x.opened {
 				x.unlink()

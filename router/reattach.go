@@ -27,12 +27,13 @@ func (e *edge) reattach(rs *remoteSession) {
 		if !x.opened {
 			continue // who opens it waits for the answer
 		}
-		e.askAgain(rs, x.request(x.inHands(l.id)))
+		e.askAgain(rs, x.request(append(x.inHands(l.id), rs.unconfirmed.settledOf(x)...)))
 		if x.started {
 			b := append(binary.AppendUvarint(l.begin(opNote), rs.session.ID.N), byte(methodStart))
 			l.end(binary.AppendUvarint(b, x.id))
 		}
 	}
+	e.repeat(rs)
 	for _, x := range rs.follows {
 		if x.opened {
 			e.askAgain(rs, appendJSON([]byte{byte(methodFollow)}, x.goOn()))

@@ -28,6 +28,8 @@ type remoteSession struct {
 	lastID   uint64
 	claimed  *claimCall // of its durable session, or its will
 	temps    []string   // temporary queues
+
+	unconfirmed unconfirmed
 }
 
 // remoteTimeout bounds what a session asks of the leader where its caller sets no time. It is longer than an edge waits for the
@@ -66,6 +68,7 @@ func (rs *remoteSession) close() {
 		return
 	}
 	rs.closed = true
+	e.dropKept(rs, func(settleCall) bool { return true })
 	if rs.claimed == nil || rs.claimed.Again || rs.willLeft {
 		e.sayClosed(rs)
 		delete(e.sessions, rs.session.ID.N)
@@ -170,13 +173,6 @@ func (rs *remoteSession) unbind(ctx context.Context, durable string, w *outbox.B
 		sub.Close(w)
 	}
 	return nil
-}
-
-// flush has done called when what was settled so far is stored.
-func (rs *remoteSession) flush(done Done) {
-	if _, err := rs.edge.ask(rs, []byte{byte(methodFlush)}, true, func(r reply, w *outbox.Batch) { done(Stored{}, r.err, w) }); err != nil {
-		answer(done, Stored{}, err)
-	}
 }
 
 func (rs *remoteSession) bindQueue(ctx context.Context, f Filter, queue Address, undo bool) error {

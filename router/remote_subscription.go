@@ -276,22 +276,15 @@ func settlingFor(done Done) uint32 {
 // tellSettled tells the leader how deliveries ended.
 func (x *remoteSubscription) tellSettled(ds []*Delivery, how settlement, delay time.Duration, cause string, done Done) error {
 	last := len(ds) - 1
-	body := func(b []byte) []byte {
-		b = binary.AppendUvarint(b, x.id)
-		b = binary.AppendUvarint(b, ds[last].Seq)
-		b = append(b, byte(how))
-		b = binary.AppendVarint(b, delay.Milliseconds())
-		b = appendString(b, cause)
-		for _, d := range ds[:last] {
-			b = binary.AppendUvarint(b, d.Seq)
-		}
-		return b
+	c := settleCall{sub: x, seqs: append(make([]uint64, 0, len(ds)), ds[last].Seq), how: how, delay: delay, cause: cause}
+	for _, d := range ds[:last] {
+		c.seqs = append(c.seqs, d.Seq)
 	}
 	if done == nil {
-		x.rs.edge.note(x.rs, methodSettle, body)
+		x.rs.edge.noteSettled(c)
 		return nil
 	}
-	_, err := x.rs.edge.ask(x.rs, body([]byte{byte(methodSettle)}), true, func(r reply, w *outbox.Batch) {
+	_, err := x.rs.edge.ask(x.rs, c.appendTo([]byte{byte(methodSettle)}), true, func(r reply, w *outbox.Batch) {
 		pass(ds, settling, isOver)
 		done(Stored{}, x.stale(ds, r.err), w)
 	})

@@ -109,11 +109,15 @@ func (b *Mailbox) record(clean bool) record {
 	return r
 }
 
-// flush has done called when the settlements so far are stored.
-func (b *Mailbox) flush(w *outbox.Batch, done Done) {
+// flush has done called when the settlements so far are stored; inTime: when that is due anyway.
+func (b *Mailbox) flush(inTime bool, w *outbox.Batch, done Done) {
 	b.mu.Lock()
 	waits := !b.closed && (b.dirty || b.saving)
-	if waits {
+	switch {
+	case waits && inTime:
+		b.waiters = append(b.waiters, done)
+		b.touch()
+	case waits:
 		b.confirm(w, done)
 	}
 	b.mu.Unlock()

@@ -39,6 +39,7 @@ type Session struct {
 
 	mu      sync.Mutex
 	subs    map[*Subscription]struct{}
+	parted  map[*Mailbox]int // how many subscriptions to each have ended and may have settlements that are not stored
 	temps   []*Mailbox
 	follows map[*Following]struct{}
 	will    *DurableSession // its stored form, where there is no session besides
@@ -328,29 +329,6 @@ func (s *Session) TemporaryQueue(name string) (Address, error) {
 		return s.remote.temporaryQueue(name)
 	}
 	return s.router.temporaryQueue(s, name)
-}
-
-// Flush has done called when all that the session's subscriptions have settled so
-// far is stored.
-func (s *Session) Flush(w *outbox.Batch, done Done) {
-	if s.remote != nil {
-		s.remote.flush(done)
-		return
-	}
-	s.mu.Lock()
-	boxes := map[*Mailbox]struct{}{}
-	for sub := range s.subs {
-		if sub.box != nil {
-			boxes[sub.box] = struct{}{}
-		}
-	}
-	s.mu.Unlock()
-	c := &copies{done: done}
-	c.left.Store(int32(len(boxes)) + 1)
-	for b := range boxes {
-		b.flush(w, c.stored)
-	}
-	c.stored(Stored{}, nil, w)
 }
 
 // Subscriptions returns how many subscriptions the session has.

@@ -34,13 +34,17 @@ type shadow struct {
 
 	before *shadow // of the same session, by a link that was lost; nil: there is none, or it has ended
 	ended  chan struct{}
+
+	postponed int       // settlements that wait for their message
+	flushes   []request // that wait for those
 }
 
 // request is a call or, without a number, a note.
 type request struct {
-	number uint64
-	method method
-	body   envelopeReader
+	number    uint64
+	method    method
+	body      envelopeReader
+	postponed bool // it waited for a message
 }
 
 func newShadow(l *leaderLink, n uint64) *shadow {
@@ -181,6 +185,7 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 		x.publish(ctx, q, w)
 	case methodSettle:
 		x.settle(q, w)
+		x.flushAfter(w)
 	case methodStart:
 		if s := x.subs[r.uvarint()]; s != nil {
 			s.sub.Start(w)
@@ -204,7 +209,7 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 			f.following.Close()
 		}
 	case methodFlush:
-		x.session.Flush(w, func(_ Stored, err error, _ *outbox.Batch) { x.link.answer(q.number, err) })
+		x.flush(q, w)
 	case methodCommit:
 		x.commit(ctx, q, w)
 	case methodSave:

@@ -175,6 +175,9 @@ func (s *Subscription) pause() {
 }
 
 func (x *shadow) settle(q request, w *outbox.Batch) {
+	if q.postponed {
+		x.postponed--
+	}
 	r := q.body
 	s := x.subs[r.uvarint()]
 	seqs := []uint64{r.uvarint()}
@@ -241,8 +244,10 @@ func (x *shadow) settleLater(q request, s *shadowSubscription, seqs []uint64) bo
 	if box == nil {
 		return false
 	}
+	q.postponed = true
 	for _, seq := range seqs {
 		if s.inHand(seq) == nil && box.whenAdopted(seq, func() { x.push(q) }) {
+			x.postponed++
 			return true
 		}
 	}

@@ -152,6 +152,7 @@ func (s *Subscription) Close(w *outbox.Batch) {
 	if !s.session.forget(s) {
 		return
 	}
+	defer s.session.part(s, s.mailbox())
 	if s.Stores() {
 		s.detach(w)
 		return

@@ -88,6 +88,9 @@ const (
 
 const replyOK = 0xff
 
+// flushInTime, behind methodFlush, asks it to wait until the store learns of the settlements anyway.
+const flushInTime = 1
+
 var errFrame = errors.New("unreadable frame from another node")
 
 type helloFrame struct {

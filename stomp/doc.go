@@ -9,8 +9,8 @@
 //
 // # What it guarantees
 //
-//   - A RECEIPT of SEND, ACK, NACK or COMMIT leaves after the store confirmed, never before. Receipts and ERRORs leave in the
-//     order of the frames that they answer.
+//   - A RECEIPT of SEND, ACK, NACK or COMMIT leaves after the store confirmed, never before, and that of DISCONNECT after it confirmed
+//     every ACK before it. Receipts and ERRORs leave in the order of the frames that they answer.
 //   - The RECEIPT of SUBSCRIBE leaves before the subscription's first MESSAGE.
 //   - What a client in a client ack mode was given is settled only by its ACK or NACK. In auto mode a message is settled
 //     once its bytes are with the kernel: what was never written is delivered to someone else.

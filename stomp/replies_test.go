@@ -1,9 +1,11 @@
 package stomp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/mqgate/mqgate/router"
@@ -76,6 +78,48 @@ func TestReceiptWaitsForTheStore(t *testing.T) {
 	c.want(frame.RECEIPT)
 	if r := c.want(frame.RECEIPT); r.header("receipt-id") != "bye" {
 		t.Errorf("receipt-id %q", r.header("receipt-id"))
+	}
+	c.gone()
+}
+
+// unsaved is a store that does not hear what became of its messages while fails is set.
+type unsaved struct {
+	*router.MemoryStore
+	fails atomic.Bool
+}
+
+type unsavedLog struct {
+	router.Log
+	store *unsaved
+}
+
+func (s *unsaved) OpenLog(ctx context.Context, id router.MailboxID) (router.Log, error) {
+	l, err := s.MemoryStore.OpenLog(ctx, id)
+	return unsavedLog{l, s}, err
+}
+
+func (l unsavedLog) SaveRecord(record []byte, done router.Done) {
+	if !l.store.fails.Load() {
+		l.Log.SaveRecord(record, done)
+		return
+	}
+	go done(router.Stored{}, &router.Error{Op: "save", Class: router.Unavailable, Text: "the store does not answer"}, nil)
+}
+
+// TestDisconnectTellsOfLostAcks: its RECEIPT would say that every ACK before it is stored.
+func TestDisconnectTellsOfLostAcks(t *testing.T) {
+	store := &unsaved{MemoryStore: router.NewMemoryStore()}
+	fx := start(t, func(s *settings) { s.router.Store = store })
+	c := fx.login(t, ActiveMQ, frame.V12)
+	c.do("SEND", "destination:/queue/a")
+	c.do("SUBSCRIBE", "id:s", "destination:/queue/a", "ack:client-individual")
+	m := c.want(frame.MESSAGE)
+	store.fails.Store(true)
+	defer store.fails.Store(false)
+	c.frame("ACK", "", "id:"+m.header("ack"))
+	c.frame("DISCONNECT", "", "receipt:bye")
+	if r := c.want(frame.ERROR); r.header("receipt-id") != "bye" || r.header("message") != "the store does not answer" {
+		t.Errorf("got %v", r)
 	}
 	c.gone()
 }
