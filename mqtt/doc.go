@@ -41,9 +41,10 @@
 //     twice if it was stored.
 //   - Shared subscriptions are granted QoS 1 at most. What a member has not acknowledged when its connection ends comes under
 //     another packet identifier, also if it comes to the same client again.
-//   - In a cluster each node tells of itself under "$SYS/"; of the queues only the one that leads.
-//   - The wills of those who were connected when a gateway died are published three seconds after its start, so that who
-//     subscribes to them can be back; a client that comes back before has its own published then, if it starts clean.
+//   - In a cluster "$SYS/" tells of all nodes together, but for version, uptime and store, which are of the client's node.
+//   - The wills of those who were connected when a gateway died are published three seconds after its start, in a cluster
+//     five seconds after another node has taken the lead, so that who subscribes to them can be back; a client that comes back
+//     before has its own published then, if it starts clean.
 //   - A will whose publication a crash or the loss of a leader interrupted is published again afterwards. What is stored of it is
 //     stored once; who is subscribed live may get it twice.
 //   - There is no enhanced authentication.
@@ -267,6 +268,6 @@
 //	MQTT-6.0.0-3   the subprotocol is asked for                 ws/server.go           TestMQTTPacketsAcrossMessages
 //	MQTT-6.0.0-4   and answered                                 ws/server.go           TestMQTTPacketsAcrossMessages
 //
-// It imports the router and the codec only, and is imported by package gateway and, for MQTT over WebSocket, handed
+// It imports router, router/door, router/outbox and the codec only, and is imported by package gateway and, for MQTT over WebSocket, handed
 // connections by it.
 package mqtt
