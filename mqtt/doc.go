@@ -126,8 +126,7 @@
 //	MQTT-3.2.2-16  assigned ids are unique                      mqtt/connect.go        TestAssignedClientID
 //	MQTT-3.2.2-17  aliases above the server's maximum           mqtt/publish.go        TestMalformedPackets
 //	MQTT-3.2.2-19  a reason string that is too large            mqtt/connect.go        TestReasonStrings
-//	MQTT-3.2.2-21  server keep alive                            mqtt/connect.go        TestConnackProperties
-//	MQTT-3.2.2-22  or the client's own                          mqtt/connect.go        TestConnackProperties
+//	MQTT-3.2.2-22  the client's own keep alive                  mqtt/connect.go        TestConnackProperties
 //	MQTT-3.3.1-1   DUP when sent again                          mqtt/feed.go           TestSessionKeepsMessagesInOrder
 //	MQTT-3.3.1-2   no DUP with QoS 0                            mqtt/packet.go         TestMalformedPackets
 //	MQTT-3.3.1-3   DUP is not passed on                         mqtt/message.go        TestDupIsNotPassedOn
