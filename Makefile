@@ -1,4 +1,4 @@
-# make test   what CI runs: installs what the tests need, checks, and runs all of them
+# make test   what CI runs: installs what the tests need, checks, and runs all but the longest
 # make build  bin/mqgate
 # make fuzz   every fuzz target for FUZZTIME each (1m)
 # make chaos  every fault on a cluster: nodes killed for CHAOS (30m), cut off, stopped, without disk
@@ -19,7 +19,7 @@ build:
 # The tests come last: what they print is the end of the output.
 test: install fmt vet staticcheck smoke race
 
-# The STOMP clients of PHP, Python and Ruby.
+# What the tests run besides Go: clients in other languages, a browser, Node, HAProxy.
 install:
 	./.ci/install
 

@@ -179,7 +179,7 @@ const (
 // Storage configures the embedded store.
 type Storage struct {
 	Sync         Sync   `key:"sync"`
-	MaxBytes     Bytes  `key:"max_bytes" min:"64MiB" zero:"80% of the space free at start"`
+	MaxBytes     Bytes  `key:"max_bytes" min:"64MiB" zero:"what is used, and 80% of what is free at start"`
 	MinFreeBytes Bytes  `key:"min_free_bytes" min:"0"`
 	OnDamage     string `key:"on_damage" oneof:"refuse,continue"`
 }

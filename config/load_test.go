@@ -153,7 +153,7 @@ func TestLoadProblems(t *testing.T) {
 		{"ranges", "stomp: {default_prefetch: 0}\nlimits:\n  frame_bytes: 1GiB\n  login_timeout: 1ms\nstorage: {max_bytes: 5}\n", nil, nil,
 			[]string{
 				`c.yaml:1: stomp.default_prefetch: must be from 1 to 65535, got 0`,
-				`c.yaml:5: storage.max_bytes: must be at least 64MiB, or 0 (80% of the space free at start), got 5`,
+				`c.yaml:5: storage.max_bytes: must be at least 64MiB, or 0 (what is used, and 80% of what is free at start), got 5`,
 				`c.yaml:3: limits.frame_bytes: must be from 1KiB to 56MiB, got 1GiB`,
 				`c.yaml:4: limits.login_timeout: must be from 100ms to 5m, got 1ms`,
 			}},

@@ -181,4 +181,7 @@ func TestProxyProtocol(t *testing.T) {
 	if b, err := io.ReadAll(direct); len(b) > 0 {
 		t.Errorf("without a header the client read %q, %v", b, err)
 	}
+	if e := g.events()["stomp"]; e["no_proxy_header"] != 1 || e["accepted"] != 1 {
+		t.Errorf("events %v", e)
+	}
 }

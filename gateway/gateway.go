@@ -25,6 +25,7 @@ import (
 	"github.com/mqgate/mqgate/config"
 	"github.com/mqgate/mqgate/gateway/admin"
 	"github.com/mqgate/mqgate/gateway/auth"
+	"github.com/mqgate/mqgate/gateway/proxy"
 	"github.com/mqgate/mqgate/mqtt"
 	"github.com/mqgate/mqgate/router"
 	"github.com/mqgate/mqgate/router/door"
@@ -57,6 +58,7 @@ type Gateway struct {
 	seats   *door.Seats // of all front-ends together
 
 	listeners []listener
+	proxied   []proxied
 	webs      []webListener
 	undo      []func() // in order of start; Close runs them backwards
 	checks    []readyCheck
@@ -75,6 +77,12 @@ type listener struct {
 	net.Listener
 	name  string
 	serve func(context.Context, net.Listener) error
+}
+
+// proxied is what stands before a listener's own connections where load balancers make them.
+type proxied struct {
+	*proxy.Listener
+	protocol string
 }
 
 // webListener is a bound port, or the socket in the data directory, that serves
@@ -381,7 +389,7 @@ func (g *Gateway) adminHandler(trusted bool) http.Handler {
 func (g *Gateway) adminOptions(r *router.Router) admin.Options {
 	return admin.Options{
 		Router: r, Auth: g.auth, Version: g.version, Log: g.log, Usage: g.node.Usage,
-		Ready: g.ready, Connections: g.connections, WebSocket: g.ws.Stats.Counts, Federation: g.federation, Cluster: g.cluster, Drain: g.drainByOperator, Backup: g.backup,
+		Ready: g.ready, Connections: g.connections, Events: g.events, Federation: g.federation, Cluster: g.cluster, Drain: g.drainByOperator, Backup: g.backup,
 	}
 }
 
@@ -394,6 +402,15 @@ func (g *Gateway) connections() map[string]int {
 		n[name] = f.Connections()
 	}
 	return n
+}
+
+// events is what happened to connections, counted by protocol and event.
+func (g *Gateway) events() map[string]map[string]uint64 {
+	all := map[string]map[string]uint64{"stomp": g.stomp.Stats.Counts(), "mqtt": g.mqtt.Stats.Counts(), "ws": g.ws.Stats.Counts()}
+	for _, p := range g.proxied {
+		all[p.protocol]["no_proxy_header"] += p.Refused()
+	}
+	return all
 }
 
 // Addr returns the address of a listener by its name as the log has it, such as

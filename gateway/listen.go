@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -101,7 +102,12 @@ func (g *Gateway) bind(name, address string, c config.TLS, proxies []string) (l 
 			return nil, name, fmt.Errorf("%s.proxy_protocol: %w", name, err)
 		}
 		// Its header comes first, before a TLS handshake too.
-		l = proxy.NewListener(l, proxy.Options{Trusted: trusted, Name: name, Log: g.log})
+		p := proxy.NewListener(l, proxy.Options{Trusted: trusted, Name: name, Log: g.log})
+		protocol, _, _ := strings.Cut(name, ".")
+		if protocol == "http" {
+			protocol = "ws" // as connections are counted
+		}
+		g.proxied, l = append(g.proxied, proxied{p, protocol}), p
 	}
 	return withTLS(l, name, c)
 }

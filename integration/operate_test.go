@@ -178,6 +178,9 @@ func largestBlock(t *testing.T, dir string) (largest string, size int64) {
 // TestQueueVerbs uses the operator's verbs on a running gateway.
 func TestQueueVerbs(t *testing.T) {
 	b := harness.Start(t)
+	if out := b.Queue("ls", "-o", "json"); strings.TrimSpace(out) != "[]" {
+		t.Errorf("without queues ls printed %q as JSON", out)
+	}
 	w := harness.MustLogin(t, b.Addr())
 	for _, body := range []string{"first", "second", "third"} {
 		w.MustConfirm(t, "SEND", []byte(body), "destination:/queue/mail", "x-key:v")

@@ -232,7 +232,7 @@ func (c *conn) handle(first byte, body []byte) error {
 		c.control([]byte{typePingresp << 4, 0}) // [MQTT-3.12.4-1]
 		return nil
 	case typeDisconnect:
-		return c.disconnect(first, body)
+		return c.disconnect(body)
 	case typeConnect: // [MQTT-3.1.0-2]
 		return faulty(protocolError, "a second CONNECT came")
 	case typeAuth: // no method was agreed on in CONNECT [MQTT-4.12.0-6] [MQTT-4.12.0-7]
@@ -242,7 +242,7 @@ func (c *conn) handle(first byte, body []byte) error {
 }
 
 // disconnect is the client's last packet.
-func (c *conn) disconnect(first byte, body []byte) error {
+func (c *conn) disconnect(body []byte) error {
 	if c.version != v5 {
 		if len(body) > 0 {
 			return faulty(malformed, "DISCONNECT has a body")

@@ -104,11 +104,7 @@ func (c *conn) adopt(k *connect) error {
 		c.expirySec = c.server.maxExpirySec()
 	}
 	keepAlive := time.Duration(k.keepAlive) * time.Second // [MQTT-3.2.2-22]
-	if longest := opt.MaxKeepAlive; longest > 0 && c.version == v5 && (keepAlive == 0 || keepAlive > longest) {
-		keepAlive = max(longest.Truncate(time.Second), time.Second)
-		k.serverKeepAlive = uint16(min(keepAlive/time.Second, 65535)) // [MQTT-3.2.2-21]
-	}
-	c.silence = keepAlive + keepAlive/2 // [MQTT-3.1.2-22]
+	c.silence = keepAlive + keepAlive/2                   // [MQTT-3.1.2-22]
 	return nil
 }
 
@@ -146,7 +142,7 @@ func (c *conn) readWill(k *connect) (*router.Will, error) {
 	if k.willTopic == "" || strings.ContainsAny(k.willTopic, "+#") {
 		return nil, faulty(badTopic, "the will's topic is empty or has a wildcard")
 	}
-	to, err := router.ParseMQTTTopic(c.server.opt.Vhost, k.willTopic)
+	to, err := router.ParseMQTTTopic(router.DefaultVhost, k.willTopic)
 	if err != nil {
 		return nil, faulty(badTopic, "the will's topic: %s", router.TextOf(err))
 	}
@@ -178,7 +174,7 @@ func (c *conn) open(k *connect) error {
 	remote := c.socket.RemoteAddr()
 	principal, err := c.server.opt.Authenticate.Authenticate(ctx, router.Credentials{ // [MQTT-3.1.4-2]
 		User: k.user, HasUser: k.hasUser, Password: string(k.password), ClientID: c.clientID,
-		Vhost: c.server.opt.Vhost, Protocol: "mqtt", Remote: remote.String(), TLSNames: door.CertificateNames(c.socket), Loopback: door.Loopback(remote.String()),
+		Vhost: router.DefaultVhost, Protocol: "mqtt", Remote: remote.String(), TLSNames: door.CertificateNames(c.socket), Loopback: door.Loopback(remote.String()),
 	})
 	clear(k.password)
 	if err != nil {
@@ -191,7 +187,7 @@ func (c *conn) open(k *connect) error {
 		return err
 	}
 	c.session, err = c.server.opt.Router.Connect(router.SessionOptions{ // [MQTT-3.1.4-3]
-		Principal: principal, Vhost: c.server.opt.Vhost, Protocol: "mqtt", Remote: remote.String(), ClientID: c.clientID, Kick: c.disown,
+		Principal: principal, Vhost: router.DefaultVhost, Protocol: "mqtt", Remote: remote.String(), ClientID: c.clientID, Kick: c.disown,
 	})
 	return err
 }
@@ -236,7 +232,6 @@ func (c *conn) sayConnected(k *connect, resumed bool) {
 		p.ReceiveMaximum = uint16(opt.ReceiveMaximum)        // [MQTT-3.2.2-9]
 		p.MaximumPacketSize = uint32(opt.MaxPacketBytes + 5) // with the fixed header
 		p.TopicAliasMaximum = uint16(opt.TopicAliases)
-		p.ServerKeepAlive, p.ServerKeepAliveFlag = k.serverKeepAlive, k.serverKeepAlive > 0
 		if k.expirySec != c.expirySec {
 			p.SessionExpiryInterval, p.SessionExpiryIntervalFlag = c.expirySec, true
 		}

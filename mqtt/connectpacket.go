@@ -28,8 +28,6 @@ type connect struct {
 	maxPacket     uint32
 	noProblemInfo bool // of its properties: the default is to send it
 	authMethod    string
-
-	serverKeepAlive uint16 // what the client is told to use instead, 0: its own
 }
 
 // Flags of CONNECT (MQTT 5 section 3.1.2.3).

@@ -41,9 +41,10 @@
 //     twice if it was stored.
 //   - Shared subscriptions are granted QoS 1 at most. What a member has not acknowledged when its connection ends comes under
 //     another packet identifier, also if it comes to the same client again.
-//   - In a cluster each node tells of itself under "$SYS/"; of the queues only the one that leads.
-//   - The wills of those who were connected when a gateway died are published three seconds after its start, so that who
-//     subscribes to them can be back; a client that comes back before has its own published then, if it starts clean.
+//   - In a cluster "$SYS/" tells of all nodes together, but for version, uptime and store, which are of the client's node.
+//   - The wills of those who were connected when a gateway died are published three seconds after its start, in a cluster
+//     five seconds after another node has taken the lead, so that who subscribes to them can be back; a client that comes back
+//     before has its own published then, if it starts clean.
 //   - A will whose publication a crash or the loss of a leader interrupted is published again afterwards. What is stored of it is
 //     stored once; who is subscribed live may get it twice.
 //   - There is no enhanced authentication.
@@ -125,8 +126,7 @@
 //	MQTT-3.2.2-16  assigned ids are unique                      mqtt/connect.go        TestAssignedClientID
 //	MQTT-3.2.2-17  aliases above the server's maximum           mqtt/publish.go        TestMalformedPackets
 //	MQTT-3.2.2-19  a reason string that is too large            mqtt/connect.go        TestReasonStrings
-//	MQTT-3.2.2-21  server keep alive                            mqtt/connect.go        TestConnackProperties
-//	MQTT-3.2.2-22  or the client's own                          mqtt/connect.go        TestConnackProperties
+//	MQTT-3.2.2-22  the client's own keep alive                  mqtt/connect.go        TestConnackProperties
 //	MQTT-3.3.1-1   DUP when sent again                          mqtt/feed.go           TestSessionKeepsMessagesInOrder
 //	MQTT-3.3.1-2   no DUP with QoS 0                            mqtt/packet.go         TestMalformedPackets
 //	MQTT-3.3.1-3   DUP is not passed on                         mqtt/message.go        TestDupIsNotPassedOn
@@ -267,6 +267,6 @@
 //	MQTT-6.0.0-3   the subprotocol is asked for                 ws/server.go           TestMQTTPacketsAcrossMessages
 //	MQTT-6.0.0-4   and answered                                 ws/server.go           TestMQTTPacketsAcrossMessages
 //
-// It imports the router and the codec only, and is imported by package gateway and, for MQTT over WebSocket, handed
+// It imports router, router/door, router/outbox and the codec only, and is imported by package gateway and, for MQTT over WebSocket, handed
 // connections by it.
 package mqtt

@@ -13,8 +13,6 @@ type Options struct {
 	Router       *router.Router
 	Authenticate router.Authenticator
 	Log          *slog.Logger // default: none
-	// Vhost is where all clients of the server live; default router.DefaultVhost.
-	Vhost string
 
 	// MaxPacketBytes bounds a packet of a client that is logged in, without its fixed header; default 1 MiB, at most
 	// 268,435,455.
@@ -44,9 +42,6 @@ type Options struct {
 	MaxQueued, MaxQueuedBytes int
 	// TopicAliases is how many topic aliases a client may set, and at most are used towards it; default 32.
 	TopicAliases int
-	// MaxKeepAlive is the longest keep alive: an MQTT 5 client that asks for none or a longer one is told to use this.
-	// Default 0: what the client says.
-	MaxKeepAlive time.Duration
 	// MaxSessionExpiry bounds how long sessions outlive their connection, and is the expiry of MQTT 3 sessions that are not
 	// clean; default 7 days.
 	MaxSessionExpiry time.Duration
@@ -81,9 +76,6 @@ const defaultSeats = 10_000
 func (o Options) withDefaults() Options {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Vhost == "" {
-		o.Vhost = router.DefaultVhost
 	}
 	if o.Seats == nil {
 		o.Seats = door.NewSeats(defaultSeats, 0)

@@ -20,3 +20,13 @@ type Stats struct {
 	BytesSent      atomic.Uint64
 	WillsRefused   atomic.Uint64 // wills that could not be published when they were due
 }
+
+// Counts returns the counters of connections and of what clients asked for, by the names that metrics have for them.
+func (s *Stats) Counts() map[string]uint64 {
+	return map[string]uint64{
+		"accepted": s.Accepted.Load(), "over_limit": s.OverLimit.Load(), "accept_error": s.AcceptErrors.Load(),
+		"login_failure": s.LoginFailures.Load(), "login_timeout": s.LoginTimeouts.Load(), "protocol_error": s.ProtocolErrors.Load(),
+		"silent_closed": s.Silent.Load(), "slow_closed": s.SlowClosed.Load(), "panic": s.Panics.Load(),
+		"duplicate": s.Duplicates.Load(), "will": s.Wills.Load(), "will_refused": s.WillsRefused.Load(),
+	}
+}

@@ -260,7 +260,7 @@ func (b *Mailbox) dispatch(w *outbox.Batch) {
 		s.queued = false
 		if b.chooses(s) {
 			b.offer(s, w)
-		} else if s.wants() && !b.denied(d, s, w) {
+		} else if s.wants() && !b.denied(d, s) {
 			b.give(d, s, w)
 		}
 	}
@@ -286,7 +286,7 @@ func (b *Mailbox) overdue(d *Delivery, w *outbox.Batch) bool {
 
 // denied settles a message whose topic the owner of an inbox may not read: its
 // filter may cover more than its rights.
-func (b *Mailbox) denied(d *Delivery, s *Subscription, w *outbox.Batch) bool {
+func (b *Mailbox) denied(d *Delivery, s *Subscription) bool {
 	if b.id.Kind != KindInbox || d.Message.To.IsZero() || b.shared() || b.router.auth.Authorize(s.session.Principal, ActionRead, d.Message.To) == nil {
 		return false
 	}

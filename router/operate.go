@@ -50,7 +50,7 @@ type PeekedMessage struct {
 // MailboxInfos describes the mailboxes that p may consume from or, as an
 // administrator, all; sorted by name.
 func (r *Router) MailboxInfos(p *Principal) []MailboxInfo {
-	var out []MailboxInfo
+	out := []MailboxInfo{} // as JSON an empty list, not null
 	for _, b := range r.mailboxes() {
 		if r.mayOperate(p, ActionConsume, b) == nil {
 			out = append(out, b.info())

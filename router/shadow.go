@@ -182,7 +182,7 @@ func (x *shadow) handle(ctx context.Context, q request, w *outbox.Batch) {
 	}
 	switch q.method {
 	case methodPublish:
-		x.publish(ctx, q, w)
+		x.publish(ctx, q)
 	case methodSettle:
 		x.settle(q, w)
 		x.flushAfter(w)
@@ -323,7 +323,7 @@ func (x *shadow) kick(cause error) {
 	l.end(appendString(b, cause.Error()))
 }
 
-func (x *shadow) publish(ctx context.Context, q request, w *outbox.Batch) {
+func (x *shadow) publish(ctx context.Context, q request) {
 	m, err := ParseEnvelope(q.body.rest())
 	if err != nil {
 		x.link.refuse(q.number, &Error{Op: "publish", Class: Internal, Text: "internal error", Err: err})

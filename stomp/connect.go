@@ -3,7 +3,6 @@ package stomp
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -34,15 +33,14 @@ func (c *conn) logIn(f *frame.Frame) error {
 		return &refusal{message: "no supported protocol version is offered; supported are " + versions,
 			hint: "Set accept-version to one or more of " + versions + ".", version: true}
 	}
-	vhost, err := c.vhost(f)
-	if err != nil {
+	if err := c.checkHost(f); err != nil {
 		return err
 	}
 	beats, err := c.negotiateBeats(f)
 	if err != nil {
 		return err
 	}
-	credentials := c.credentials(f, vhost)
+	credentials := c.credentials(f)
 	if err := checkClientID(credentials.ClientID); err != nil {
 		return err
 	}
@@ -88,26 +86,24 @@ func (c *conn) open(credentials router.Credentials) (*router.Session, error) {
 	})
 }
 
-// vhost is the host header in the RabbitMQ dialect. ActiveMQ gives it no meaning, and its clients send the broker's name.
-func (c *conn) vhost(f *frame.Frame) (string, error) {
+// checkHost refuses a vhost that does not exist: in the RabbitMQ dialect the host header names it, and "/" is the only one.
+// ActiveMQ gives it no meaning, and its clients send the broker's name.
+func (c *conn) checkHost(f *frame.Frame) error {
 	host := f.Value("host")
 	if !c.dialect.rabbit() || host == "" || host == router.DefaultVhost {
-		return router.DefaultVhost, nil
+		return nil
 	}
-	if slices.Contains(c.server.opt.Vhosts, host) {
-		return host, nil
-	}
-	return "", fatal("Set the host header (vhost in some clients) to / or to a vhost that is configured.",
+	return fatal("Set the host header (vhost in some clients) to /, or leave it out.",
 		"Bad CONNECT: the virtual host %.64q does not exist", host)
 }
 
 // credentials collects what the client shows.
-func (c *conn) credentials(f *frame.Frame, vhost string) router.Credentials {
+func (c *conn) credentials(f *frame.Frame) router.Credentials {
 	login, named := f.Get("login")
 	remote := c.socket.RemoteAddr()
 	return router.Credentials{
 		User: string(login), HasUser: named, Password: f.Value("passcode"), ClientID: f.Value("client-id"),
-		Vhost: vhost, Protocol: "stomp", Remote: remote.String(), TLSNames: door.CertificateNames(c.socket), Loopback: door.Loopback(remote.String()),
+		Vhost: router.DefaultVhost, Protocol: "stomp", Remote: remote.String(), TLSNames: door.CertificateNames(c.socket), Loopback: door.Loopback(remote.String()),
 	}
 }
 

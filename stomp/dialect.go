@@ -10,7 +10,7 @@ const (
 	// has no meaning, composite destinations and virtual topics exist.
 	ActiveMQ Dialect = iota
 	// RabbitMQ follows RabbitMQ: NACK returns the message to its queue, content-length is always given, the host header is
-	// the vhost, cumulative acknowledgement covers all subscriptions of the connection.
+	// the vhost, which has to be "/", cumulative acknowledgement covers all subscriptions of the connection.
 	RabbitMQ
 )
 

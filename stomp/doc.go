@@ -49,6 +49,6 @@
 // configuration file. It never drops a header of a SUBSCRIBE that would change who gets which message: what is not
 // supported is refused.
 //
-// It imports the router and the codec only, and is imported by package gateway and, for STOMP over WebSocket, handed
-// connections by it.
+// It imports router, router/door, router/outbox, router/selector and stomp/frame only, and is imported by package gateway and,
+// for STOMP over WebSocket, handed connections by it.
 package stomp

@@ -94,14 +94,7 @@ func (fd *feed) live(m *router.Message, w *outbox.Batch) bool {
 
 // overrun is what happens to a live message that the outbox has no room for: false counts it as dropped.
 func (fd *feed) overrun() bool {
-	c := fd.sub.conn
-	if c.ending.Load() != nil {
-		return true // not slow, but leaving
-	}
-	if c.server.opt.DisconnectSlow {
-		c.slow(errSlow)
-	}
-	return false
+	return fd.sub.conn.ending.Load() != nil // not slow, but leaving
 }
 
 // Stored appends a message that is to be settled: by the client, or in auto mode once it is written.

@@ -16,8 +16,6 @@ type Options struct {
 	Log          *slog.Logger // default: none
 	// Version is the gateway's, for the server header of CONNECTED.
 	Version string
-	// Vhosts are the values of the host header that the RabbitMQ dialect accepts besides "/".
-	Vhosts []string
 	// Limits bounds a frame of a client that is logged in; default frame.DefaultLimits.
 	Limits frame.Limits
 
@@ -26,7 +24,8 @@ type Options struct {
 	// FlushTimeout is how long a connection that ends waits for its peer to take the last words; default 10 s. One that does not
 	// end waits for ever: a worker reads nothing while it works.
 	FlushTimeout time.Duration
-	// OutboundBytes bounds what waits to be written to one client; default 4 MiB.
+	// OutboundBytes bounds what waits to be written to one client; default 4 MiB. A message of a live topic for which there is
+	// no room is dropped for that subscriber, and counted.
 	OutboundBytes int
 	// Seats bounds the connections, together with those of other servers that have the same; default: 10,000 of its own.
 	Seats *door.Seats
@@ -51,10 +50,6 @@ type Options struct {
 	HeartbeatSendMin, HeartbeatReceiveMin time.Duration
 	// HeartbeatGracePercent is how much of its interval a client may be silent, plus one second; default 200.
 	HeartbeatGracePercent int
-
-	// DisconnectSlow closes a connection whose buffer is full when a message of a live topic comes. By default the message
-	// is dropped for that subscriber, and counted.
-	DisconnectSlow bool
 }
 
 const (

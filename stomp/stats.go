@@ -15,3 +15,13 @@ type Stats struct {
 	SlowClosed     atomic.Uint64 // connections closed since they did not read
 	Panics         atomic.Uint64 // connections ended by a fault of ours
 }
+
+// Counts returns the counters by the names that metrics have for them.
+func (s *Stats) Counts() map[string]uint64 {
+	return map[string]uint64{
+		"accepted": s.Accepted.Load(), "over_limit": s.OverLimit.Load(), "accept_error": s.AcceptErrors.Load(),
+		"login_failure": s.LoginFailures.Load(), "login_timeout": s.LoginTimeouts.Load(),
+		"protocol_error": s.ProtocolErrors.Load(), "error": s.Errors.Load(),
+		"silent_closed": s.Silent.Load(), "slow_closed": s.SlowClosed.Load(), "panic": s.Panics.Load(),
+	}
+}

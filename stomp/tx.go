@@ -68,7 +68,7 @@ func (c *conn) sendLater(f *frame.Frame, tx *transaction, ms []*router.Message) 
 	var over *refusal
 	switch {
 	case c.buffered.messages+len(ms) > o.MaxTransactionMessages:
-		over = mistake("Commit more often; the operator can raise limits.transaction_messages. This transaction is rolled back.",
+		over = mistake("Commit more often; the operator can set limits.transaction_messages to 1000 at most. This transaction is rolled back.",
 			"transaction %.64q: more than %d messages are in open transactions", tx.id, o.MaxTransactionMessages)
 	case c.buffered.bytes+size > o.MaxTransactionBytes:
 		over = mistake("Commit more often; the operator can raise limits.transaction_bytes. This transaction is rolled back.",

@@ -36,5 +36,6 @@
 // It opens no port, knows no STOMP or MQTT, stores nothing, and answers nothing that
 // a browser would show as a page: what users wrote is JSON or text.
 //
-// It imports router and router/outbox only, and is imported by package gateway.
+// Of the product it imports router, router/door and router/outbox only, besides it
+// gorilla/websocket and x/time/rate; it is imported by package gateway.
 package ws

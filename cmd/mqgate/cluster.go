@@ -14,7 +14,7 @@ import (
 
 // ClusterCmd has the operator's verbs on all nodes.
 type ClusterCmd struct {
-	Status ClusterStatusCmd `cmd:"" help:"Show the nodes: which leads, which are ready, and how far replicas are behind. Exit code 3 if no leader is known, a node is not ready or a replica is behind."`
+	Status ClusterStatusCmd `cmd:"" help:"Show the nodes: which leads, which are ready, and how far replicas are behind. Exit code 3 if no leader is known, a node is not ready, a replica is behind or missing, or the store cannot be looked at."`
 }
 
 // ClusterStatusCmd shows the nodes.

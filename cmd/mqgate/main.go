@@ -31,13 +31,13 @@ type commands struct {
 	Serve  ServeCmd  `cmd:"" default:"withargs" help:"Run the broker. This is what mqgate does without a command."`
 	Config ConfigCmd `cmd:"" help:"Check a configuration, or print the default one."`
 	Passwd PasswdCmd `cmd:"" help:"Hash a password, or set one in a users file."`
-	// Verbs that talk to a running broker; queue (queue.go) belongs here too.
+	// Verbs that talk to a running broker; restore to none.
 	Bench   BenchCmd   `cmd:"" help:"Put load on a broker, and check what arrives."`
 	Queue   QueueCmd   `cmd:"" help:"List, inspect and repair queues of a running gateway."`
 	Cluster ClusterCmd `cmd:"" help:"Show the nodes of a running cluster."`
 	Drain   DrainCmd   `cmd:"" help:"Send the clients of a running gateway to other nodes, then end it."`
 	Backup  BackupCmd  `cmd:"" help:"Save what a running gateway has stored to a file."`
-	Restore RestoreCmd `cmd:"" help:"Make an empty data directory of a backup."`
+	Restore RestoreCmd `cmd:"" help:"Fill an empty data directory from a backup."`
 	Version VersionCmd `cmd:"" help:"Print the version."`
 }
 

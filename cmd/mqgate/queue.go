@@ -42,7 +42,6 @@ type endpoint struct {
 	TLSCA        string   `name:"tls-ca" type:"existingfile" placeholder:"FILE" help:"Certificates (PEM) to trust instead of the system's, for --url https://…"`
 	User         string   `name:"user" help:"User with admin rights, for --url."`
 	PasswordFile string   `name:"password-file" placeholder:"FILE" help:"File with that user's password."`
-	Vhost        string   `name:"vhost" default:"/" help:"Vhost of the queues."`
 	Output       string   `name:"output" short:"o" enum:"table,json" default:"table" help:"table or json."`
 }
 
@@ -51,7 +50,6 @@ const callTimeout = 6 * time.Hour
 
 // call makes a request and decodes its answer into v; raw is the answer as sent.
 func (e *endpoint) call(p *process, method, path string, params url.Values, v any) (raw []byte, err error) {
-	params.Set("vhost", e.Vhost)
 	body, err := e.open(p, method, path+"?"+params.Encode())
 	if err != nil {
 		return nil, err

@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/mqgate/mqgate/gateway/auth"
 )
 
 // openTerminal returns the two ends of a new pseudo terminal.
@@ -87,8 +85,8 @@ func TestPasswdOnATerminal(t *testing.T) {
 	if code := p.run([]string{"passwd"}); code != exitOK {
 		t.Fatalf("exit code %d: %s", code, errs.String())
 	}
-	if right, err := auth.Verify(strings.TrimSpace(out.String()), "secret"); err != nil || !right {
-		t.Errorf("%q: right %t, %v", out.String(), right, err)
+	if err := logsIn(strings.TrimSpace(out.String()), "secret"); err != nil {
+		t.Errorf("%q: %v", out.String(), err)
 	}
 	if !echoes(t, terminal) {
 		t.Error("the terminal does not echo afterwards")

@@ -40,8 +40,8 @@ type Options struct {
 	Usage func() (used, limit uint64)
 	// Connections returns the number of connections by protocol.
 	Connections func() map[string]int
-	// WebSocket returns the counters of package ws; nil: there are none.
-	WebSocket func() map[string]uint64
+	// Events returns what happened to connections, counted by protocol and event; nil: nothing is counted.
+	Events func() map[string]map[string]uint64
 	// Federation returns the number of links with other sites and the counters of what crossed them, nil where this node has
 	// no links; nil: there are none.
 	Federation func() (links int, events map[string]uint64)

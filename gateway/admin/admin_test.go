@@ -54,7 +54,7 @@ func newFixture(t *testing.T) *fixture {
 		Router: r, Auth: logins{}, Version: "v1.2.3", Log: slog.New(slog.DiscardHandler),
 		Ready: func() []Check { return f.ready }, Usage: func() (uint64, uint64) { return 10, 100 },
 		Connections: func() map[string]int { return map[string]int{"stomp": 3} },
-		WebSocket:   func() map[string]uint64 { return map[string]uint64{"throttled": 5} },
+		Events:      func() map[string]map[string]uint64 { return map[string]map[string]uint64{"ws": {"throttled": 5}} },
 		Federation:  func() (int, map[string]uint64) { return 2, map[string]uint64{"not_sent": 6} },
 		Cluster: func(context.Context) (Cluster, error) {
 			return Cluster{Name: "c", Node: "a", Leader: "b", LeaseAge: time.Second, Nodes: []Node{{Name: "a", Reachable: true}, {Name: "b"}}}, nil
@@ -144,11 +144,12 @@ func TestMetrics(t *testing.T) {
 	f := newFixture(t)
 	f.put("/queue/mail", "a", "b")
 	f.router.Stats.Drop(router.DropSlowConsumer, 7)
+	f.router.Stats.SessionsExpired.Add(8)
 	code, body := f.do(false, request("GET", "/metrics"), nil)
 	for _, want := range []string{
 		`mqgate_queue_ready{queue="mail",vhost="/"} 2`, `mqgate_messages_published_total 2`, `mqgate_connections{protocol="stomp"} 3`,
-		`mqgate_messages_dropped_total{reason="slow_consumer"} 7`, `mqgate_store_limit_bytes 100`,
-		`mqgate_websocket_events_total{event="throttled"} 5`, "mqgate_federation_links 2", `mqgate_federation_messages_total{event="not_sent"} 6`, `version="v1.2.3"`, "go_goroutines",
+		`mqgate_messages_dropped_total{reason="slow_consumer"} 7`, `mqgate_sessions_expired_total 8`, `mqgate_store_limit_bytes 100`,
+		`mqgate_connection_events_total{event="throttled",protocol="ws"} 5`, "mqgate_federation_links 2", `mqgate_federation_messages_total{event="not_sent"} 6`, `version="v1.2.3"`, "go_goroutines",
 	} {
 		if code != 200 || !strings.Contains(body, want) {
 			t.Errorf("metrics (%d) lack %s", code, want)

@@ -30,11 +30,18 @@ var (
 	queuesDesc       = prometheus.NewDesc("mqgate_queues", "Queues that exist.", nil, nil)
 	storeUsedDesc    = prometheus.NewDesc("mqgate_store_used_bytes", "Bytes that the store takes.", nil, nil)
 	storeLimitDesc   = prometheus.NewDesc("mqgate_store_limit_bytes", "Bytes that the store may take.", nil, nil)
-	webSocketDesc    = prometheus.NewDesc("mqgate_websocket_events_total", "What happened to WebSocket connections and HTTP requests.", []string{"event"}, nil)
+	expiredDesc      = prometheus.NewDesc("mqgate_sessions_expired_total", "Durable sessions that ended since their client stayed away.", nil, nil)
+	eventsDesc       = prometheus.NewDesc("mqgate_connection_events_total", eventsHelp, []string{"protocol", "event"}, nil)
 	sitesDesc        = prometheus.NewDesc("mqgate_federation_links", "Links with other sites that are up; on the node that has them.", nil, nil)
 	crossedDesc      = prometheus.NewDesc("mqgate_federation_messages_total", "Messages that crossed between sites, or did not.", []string{"event"}, nil)
 	buildDesc        = prometheus.NewDesc("mqgate_build_info", "1, with the version.", []string{"version", "go"}, nil)
 )
+
+// eventsHelp says what the events are that have no plain name.
+const eventsHelp = "What happened to connections and requests; ws is WebSocket and plain HTTP. " +
+	"over_limit: no place was left; accept_error: of the listening socket; no_proxy_header: not from a trusted balancer; " +
+	"silent_closed: missed heart-beats, keep alive or pings; slow_closed: did not read; " +
+	"error: a mistake after which the connection goes on; panic: a fault of the gateway's own."
 
 // collector reads the router's counters when it is scraped.
 type collector struct{ h *handler }
@@ -44,68 +51,99 @@ func (collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect sends the current values.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
+	m := sink(ch)
+	core := c.core()
+	c.messages(m, core)
+	c.connections(m)
+	c.federation(m)
+	used, limit := c.h.Usage()
+	m.gauge(storeUsedDesc, float64(used))
+	m.gauge(storeLimitDesc, float64(limit))
+	m.gauge(buildDesc, 1, c.h.Version, runtime.Version())
+	if core != nil { // else the queues are another node's to tell of
+		queues(m, core)
+	}
+}
+
+// sink takes the values of one scrape.
+type sink chan<- prometheus.Metric
+
+func (s sink) counter(d *prometheus.Desc, v uint64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func (s sink) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+// messages sends the counters of messages. In a cluster what is stored is counted where the queues are kept, and the rest where
+// the clients are.
+func (c collector) messages(m sink, core *router.Router) {
 	s := &c.h.Router.Stats
-	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
-	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	counter(publishedDesc, s.Published.Load())
-	counter(refusedDesc, s.Refused.Load())
-	counter(deliveredDesc, s.Delivered.Load())
-	// In a cluster the rest happens where the queues are kept: it counts there.
-	core, all := c.core(), []*router.Stats{s}
+	m.counter(publishedDesc, s.Published.Load())
+	m.counter(refusedDesc, s.Refused.Load())
+	m.counter(deliveredDesc, s.Delivered.Load())
+	all := []*router.Router{c.h.Router}
 	if core != nil && core != c.h.Router {
-		all = append(all, &core.Stats)
+		all = append(all, core)
 	}
-	var redelivered, settled, deadLettered, damaged uint64
+	var redelivered, settled, deadLettered, damaged, expired uint64
 	dropped := map[string]uint64{}
-	for _, s := range all {
-		redelivered += s.Redelivered.Load()
-		settled += s.Settled.Load()
-		deadLettered += s.DeadLettered.Load()
-		damaged += s.Damaged.Load()
-		for reason, n := range s.Dropped() {
+	for _, r := range all {
+		redelivered += r.Stats.Redelivered.Load()
+		settled += r.Stats.Settled.Load()
+		deadLettered += r.Stats.DeadLettered.Load()
+		damaged += r.Stats.Damaged.Load()
+		expired += r.Stats.SessionsExpired.Load()
+		for reason, n := range r.Stats.Dropped() {
 			dropped[reason] += n
 		}
 	}
-	counter(redeliveredDesc, redelivered)
-	counter(settledDesc, settled)
-	counter(deadLetteredDesc, deadLettered)
-	counter(damagedDesc, damaged)
-	if c.h.WebSocket != nil {
-		for event, n := range c.h.WebSocket() {
-			counter(webSocketDesc, n, event)
-		}
-	}
-	if c.h.Federation != nil {
-		if links, events := c.h.Federation(); events != nil {
-			gauge(sitesDesc, float64(links))
-			for event, n := range events {
-				counter(crossedDesc, n, event)
-			}
-		}
-	}
+	m.counter(redeliveredDesc, redelivered)
+	m.counter(settledDesc, settled)
+	m.counter(deadLetteredDesc, deadLettered)
+	m.counter(damagedDesc, damaged)
+	m.counter(expiredDesc, expired)
 	for reason, n := range dropped {
-		counter(droppedDesc, n, reason)
+		m.counter(droppedDesc, n, reason)
 	}
+}
+
+func (c collector) connections(m sink) {
 	for protocol, n := range c.h.Connections() {
-		gauge(connectionsDesc, float64(n), protocol)
+		m.gauge(connectionsDesc, float64(n), protocol)
 	}
-	used, limit := c.h.Usage()
-	gauge(storeUsedDesc, float64(used))
-	gauge(storeLimitDesc, float64(limit))
-	gauge(buildDesc, 1, c.h.Version, runtime.Version())
-	if core == nil {
-		return // the queues are another node's to tell of
+	if c.h.Events == nil {
+		return
 	}
-	queues := core.Deepest(maxQueueSeries)
-	gauge(queuesDesc, float64(core.Queues()))
-	for _, q := range queues {
-		gauge(readyDesc, float64(q.Ready), q.Vhost, q.Name)
-		gauge(unackedDesc, float64(q.Unacked), q.Vhost, q.Name)
-		gauge(consumersDesc, float64(q.Consumers), q.Vhost, q.Name)
+	for protocol, events := range c.h.Events() {
+		for event, n := range events {
+			m.counter(eventsDesc, n, protocol, event)
+		}
+	}
+}
+
+func (c collector) federation(m sink) {
+	if c.h.Federation == nil {
+		return
+	}
+	links, events := c.h.Federation()
+	if events == nil {
+		return
+	}
+	m.gauge(sitesDesc, float64(links))
+	for event, n := range events {
+		m.counter(crossedDesc, n, event)
+	}
+}
+
+// queues sends the gauges of the deepest queues.
+func queues(m sink, core *router.Router) {
+	m.gauge(queuesDesc, float64(core.Queues()))
+	for _, q := range core.Deepest(maxQueueSeries) {
+		m.gauge(readyDesc, float64(q.Ready), q.Vhost, q.Name)
+		m.gauge(unackedDesc, float64(q.Unacked), q.Vhost, q.Name)
+		m.gauge(consumersDesc, float64(q.Consumers), q.Vhost, q.Name)
 	}
 }
 

@@ -64,16 +64,6 @@ func Hash(password string) (string, error) {
 	return h.String(), nil
 }
 
-// Verify reports whether the password is the one that was hashed. The error
-// says what is wrong with the hash.
-func Verify(hash, password string) (bool, error) {
-	h, err := parseHash(hash)
-	if err != nil {
-		return false, err
-	}
-	return h.verify(password), nil
-}
-
 func derive(password string, salt []byte, c cost, size uint32) []byte {
 	return argon2.IDKey([]byte(password), salt, c.passes, c.memoryKiB, c.lanes, size)
 }

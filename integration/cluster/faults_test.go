@@ -265,10 +265,12 @@ func cut(b []byte) []byte { return b[:len(b)*2/3] }
 // is removed as the manual says; or it repairs itself. In the end there is no node whose files were not damaged.
 func TestDamagedDirectory(t *testing.T) {
 	chaos(t)
+	done := 0
 	for _, d := range damages {
 		if !chosen(d.kind) {
 			continue
 		}
+		done++
 		t.Run(d.kind, func(t *testing.T) {
 			c := harness.NewCluster(t, harness.ClusterOptions{Nodes: several(t)})
 			leaveStanding(t, c.Nodes[0])
@@ -280,6 +282,9 @@ func TestDamagedDirectory(t *testing.T) {
 			l.finish()
 			checkStanding(t, c.Nodes[0])
 		})
+	}
+	if done == 0 {
+		t.Fatalf("nothing is called %q", os.Getenv("MQGATE_TEST_KIND"))
 	}
 }
 

@@ -57,10 +57,6 @@ func (n *Node) moveAside() error {
 	return nil
 }
 
-// BringsData reports whether this node has data that is to move into the cluster:
-// no other can open the store before.
-func (n *Node) BringsData() bool { return n.aside }
-
 // claimAdoption answers the nodes that ask whether one has data of its own.
 func (n *Node) claimAdoption() error {
 	if !n.aside {
@@ -165,13 +161,13 @@ func (n *Node) bringIn(ctx context.Context, c *nats.Conn) error {
 		return err
 	}
 	defer from.Close()
-	if err := n.copyStreams(ctx, from, c, js); err != nil {
+	if err := n.copyStreams(ctx, from, c); err != nil {
 		return err
 	}
 	return n.adopted(ctx, c)
 }
 
-func (n *Node) copyStreams(ctx context.Context, from, to *nats.Conn, toJS jetstream.JetStream) error {
+func (n *Node) copyStreams(ctx context.Context, from, to *nats.Conn) error {
 	js, err := jetstream.New(from)
 	if err != nil {
 		return err

@@ -43,9 +43,6 @@ func (n *Node) Carrier() (*Carrier, error) {
 	return newCarrier(conn, n)
 }
 
-// Carrier returns a carrier of the store's node.
-func (s *Store) Carrier() (*Carrier, error) { return s.node.Carrier() }
-
 func topicSubject(vhost string, levels []string, filter bool) string {
 	// The vhost is one more level in front, escaped like the others.
 	return Subject(livePrefix+"."+Subject("v", []string{vhost}, false), levels, filter)

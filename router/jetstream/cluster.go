@@ -121,17 +121,6 @@ func (n *Node) joinCluster(so *server.Options) error {
 	return nil
 }
 
-// RouteAddr is where other nodes reach this one; nil if it is alone.
-func (n *Node) RouteAddr() net.Addr {
-	if n.opt.Cluster == nil {
-		return nil
-	}
-	if a := n.server.ClusterAddr(); a != nil {
-		return a
-	}
-	return nil
-}
-
 // Clustered reports whether streams are replicated over several nodes.
 func (n *Node) Clustered() bool { return n.opt.Cluster != nil }
 

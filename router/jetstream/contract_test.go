@@ -177,7 +177,11 @@ func TestAppendsKeepTheirOrder(t *testing.T) {
 				}
 				last = got.a.s.Seq
 			}
-			for i, e := range readAll(t, l, 1, 100) {
+			entries := readAll(t, l, 1, 100)
+			if len(entries) != n {
+				t.Fatalf("%d entries, want %d", len(entries), n)
+			}
+			for i, e := range entries {
 				if string(e.Envelope) != fmt.Sprint(i) {
 					t.Fatalf("entry %d is %s", i, e.Envelope)
 				}

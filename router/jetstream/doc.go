@@ -13,9 +13,14 @@
 //
 //	a queue             stream Q_<hash>, subject q.<hash>, limits retention
 //	inboxes             streams I_0 to I_3, subject i.<shard>.<hash>
+//	histories           streams H_0 to H_3, subject h.<shard>.<hash>
 //	mailbox records     stream MQGATE_RECORDS, subject r.<hash>, last value each
 //	bindings            stream MQGATE_BINDINGS, subject b.<hash>, last value each
 //	transactions        stream MQGATE_TRANSACTIONS, subject t
+//	sessions            stream MQGATE_SESSIONS, subject s.<hash>, last value each
+//	retained messages   stream MQGATE_RETAINED, subject v.<hash>, last value each
+//	the leader's lease  stream MQGATE_LEASE, subject lease; where several nodes may lead
+//	a move of data in   stream MQGATE_ADOPTION; while a node that stood alone brings it
 //
 // A mailbox's name is hashed into its subject and stream name; the real name is
 // in the record and, for queues, in the stream's metadata. There are no
@@ -38,8 +43,8 @@
 // A Node is the process's part in it: an embedded server with routes to the
 // others, which takes part in the replication of all streams for as long as it
 // runs. A Store is opened by one node at a time; whose turn it is, is decided
-// above. Streams have three replicas, each confirmed append is on two nodes (and,
-// with SyncAlways, on two disks: the server's Raft log shares fsyncs by itself,
+// above. Streams have ClusterOptions.Replicas copies, each confirmed append is on most of
+// them (and, with SyncAlways, on their disks: the server's Raft log shares fsyncs by itself,
 // so there is no syncer). Nodes show each other a shared secret and, beyond the
 // loopback interface, certificates. A node that stood alone before brings its data
 // in; one whose data is lost or damaged gets it from the others.

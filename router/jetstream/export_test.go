@@ -27,6 +27,12 @@ func (s *Store) LeadElsewhere(ctx context.Context, node string) error {
 	return all
 }
 
+// BringsData reports whether this node has data that is to move into the cluster.
+func (n *Node) BringsData() bool { return n.aside }
+
+// Carrier returns a carrier of the store's node.
+func (s *Store) Carrier() (*Carrier, error) { return s.node.Carrier() }
+
 // Routes counts the connections to other nodes.
 func (n *Node) Routes() int { return n.server.NumRoutes() }
 

@@ -1,8 +1,9 @@
 // Package outbox is the bounded, coalescing writer of one connection.
 //
 // Whoever has bytes for a client appends them and goes on: appending never
-// blocks. One goroutine per outbox, which lives only while something is pending,
-// writes whatever has gathered in one call. A reader that feeds many outboxes
+// blocks. A few goroutines that all outboxes share, which live only while something
+// is pending, write whatever has gathered in one call; a peer that does not take all
+// of it at once gets one of its own for that. A reader that feeds many outboxes
 // collects their wakes in a Batch and wakes each once for all that it read.
 //
 // It guarantees that bytes leave in the order in which they were appended, that

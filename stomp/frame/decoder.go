@@ -62,9 +62,7 @@ type Decoder struct {
 	frame Frame
 	err   error
 
-	eols   uint64
-	frames uint64
-	kept   [spansKept]span
+	kept [spansKept]span
 }
 
 // NewDecoder gives a decoder of r with the limits of [PreLoginLimits], at version 1.0.
@@ -74,7 +72,7 @@ func NewDecoder(r io.Reader, side Side) *Decoder {
 	return d
 }
 
-// Reset forgets what is buffered, errors and counts, and continues with r. Side, version, limits and strictness stay.
+// Reset forgets what is buffered, errors and the count, and continues with r. Side, version, limits and strictness stay.
 // With a nil reader it only gives buffers back, to end with; Next must not be called then.
 func (d *Decoder) Reset(r io.Reader) {
 	if !d.limited {
@@ -82,7 +80,6 @@ func (d *Decoder) Reset(r io.Reader) {
 	}
 	d.in.reset(r)
 	d.stage, d.err, d.frame = betweenFrames, nil, Frame{spans: d.kept[:0]}
-	d.eols, d.frames = 0, 0
 }
 
 // SetSide says whose frames follow.
@@ -100,12 +97,6 @@ func (d *Decoder) SetStrict(strict bool) { d.strict = strict }
 
 // Bytes is the number of bytes read since Reset. If it grows, the peer is alive, be it in the middle of a frame.
 func (d *Decoder) Bytes() uint64 { return d.in.total }
-
-// EOLs is the number of line feeds seen between frames since Reset: heart-beats, and the one that ends most frames.
-func (d *Decoder) EOLs() uint64 { return d.eols }
-
-// Frames is the number of frames Next has returned since Reset.
-func (d *Decoder) Frames() uint64 { return d.frames }
 
 // Next returns the next frame, valid until the next call of Next, Buffered, ReleaseIfEmpty or Reset.
 //
@@ -125,7 +116,6 @@ func (d *Decoder) Next() (*Frame, error) {
 		return nil, d.err
 	}
 	d.stage = taken
-	d.frames++
 	return &d.frame, nil
 }
 
@@ -183,9 +173,7 @@ func (d *Decoder) fail(err *Error) bool {
 func (d *Decoder) skipNoise() bool {
 	for d.in.start < d.in.end {
 		switch d.in.bytes[d.in.start] {
-		case '\n':
-			d.eols++
-		case '\r', 0:
+		case '\n', '\r', 0:
 		default:
 			d.begin()
 			return true
