@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -296,8 +297,10 @@ func (r *Router) temporaryQueue(s *Session, name string) (Address, error) {
 		return Address{}, err
 	}
 	id := MailboxID{KindQueueBox, a.vhost, a.name}
-	b := &Mailbox{router: r, id: id, address: a, owner: s, log: newMemoryLog(), reserved: math.MaxUint64}
-	b.ledger.next = 1
+	log := newMemoryLog()
+	log.last = rand.Uint64() >> 16 // a number of an earlier leader's queue of that name is no message of this one
+	b := &Mailbox{router: r, id: id, address: a, owner: s, log: log, reserved: math.MaxUint64}
+	b.ledger.next, b.ledger.last = log.last+1, log.last
 	ready := make(chan struct{})
 	close(ready)
 	r.mu.Lock()

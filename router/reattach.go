@@ -233,6 +233,9 @@ func (b *Mailbox) claimHeld(s *Subscription, seqs []uint64) {
 			b.adopt(d)
 		}
 	}
+	if b.ledger.live() { // nothing is left to be loaded
+		b.passAdoptions()
+	}
 }
 
 // await notes that a message which is not loaded is in a consumer's hands; with the lock held. False: another said so before, to which

@@ -154,3 +154,41 @@ func TestTwoHoldersOfOneMessage(t *testing.T) {
 		})
 	})
 }
+
+// TestTemporaryQueueBeginsAnew: its messages are lost with their leader. What its consumer has or acknowledged of them is no message of the next one's.
+func TestTemporaryQueueBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, 2, nil)
+		a, p := c.edges[0].session(), c.edges[1].session()
+		replies, err := a.TemporaryQueue("replies")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, in := subscribe(t, a, SubscribeOptions{Filter: FilterOf(replies), Credit: 2})
+		reply := func(body string) {
+			t.Helper()
+			if err := publish(t, p, &Message{To: replies, Body: []byte(body)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reply("1")
+		if err := in.wait(t, "1")[0].Ack(nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		reply("2")
+		old := in.wait(t, "1", "2")[1]
+		c.crash()
+		c.succeed()
+		for _, body := range []string{"3", "4"} {
+			reply(body)
+		}
+		ds := in.wait(t, "1", "2", "3", "4")
+		settlingOf(t, func(done Done) error { return old.Ack(nil, done) })()
+		settlingOf(t, func(done Done) error { a.Flush(nil, done); return nil })()
+		for _, d := range ds[2:] {
+			settlingOf(t, func(done Done) error { return d.Ack(nil, done) })()
+		}
+		reply("5")
+		in.wait(t, "1", "2", "3", "4", "5")
+	})
+}
