@@ -53,16 +53,18 @@ type edge struct {
 	link     *link
 	linkedMs int64 // since when
 	calls    map[uint64]*call
-	held     int // bytes of calls
+	held     int // bytes of calls, and of settlements that no leader has confirmed
 	lastCall uint64
 	sessions map[uint64]*remoteSession // those that the leader knows, or is to know
 	self     *remoteSession            // asks for the node itself
+	keeping  map[*remoteSession]bool   // those that have such settlements
+	askedMs  int64                     // when all of these were asked for last
 	wakes    outbox.Batch              // the receiver's
 }
 
 func newEdge(r *Router, o *EdgeOptions) *edge {
 	e := &edge{router: r, transport: o.Transport, node: o.Node, filters: newTree[Filter](),
-		calls: map[uint64]*call{}, sessions: map[uint64]*remoteSession{}}
+		calls: map[uint64]*call{}, sessions: map[uint64]*remoteSession{}, keeping: map[*remoteSession]bool{}}
 	e.holdMs.Store(defaultHold.Milliseconds())
 	if o.Hold > 0 {
 		e.holdMs.Store(o.Hold.Milliseconds())
@@ -254,6 +256,7 @@ func (e *edge) tick() {
 	if e.link == nil {
 		e.connect()
 	}
+	e.confirmIdle(now)
 	late := e.giveUp(now)
 	e.mu.Unlock()
 	e.fail(late, errLinkSilent)

@@ -15,8 +15,10 @@ import (
 const (
 	// maxUnconfirmedBytes bounds what is kept for a session. What is beyond it makes a flush fail if the link breaks.
 	maxUnconfirmedBytes = 256 << 10
-	// confirmEvery is how many settlements are kept before the leader is asked whether they are stored.
-	confirmEvery = 32
+	// confirmEvery is how many settlements are kept before the leader is asked whether they are stored, and confirmEveryMs for how long
+	// at most: sessions may be many, and do nothing for hours.
+	confirmEvery   = 32
+	confirmEveryMs = 10_000
 )
 
 // settleCall is how deliveries of a subscription ended.
@@ -96,6 +98,7 @@ func (e *edge) keep(rs *remoteSession, c settleCall) {
 		u.kept = append(u.kept, c)
 		u.bytes += n
 		e.held += n
+		e.keeping[rs] = true
 	}
 }
 
@@ -114,6 +117,19 @@ func (e *edge) askConfirmation(rs *remoteSession) {
 	if err == nil {
 		u.asking = true
 		e.send(c)
+	}
+}
+
+// confirmIdle asks for what sessions keep that settle too little to ask themselves; with the lock held.
+func (e *edge) confirmIdle(nowMs int64) {
+	if e.link == nil || nowMs-e.askedMs < confirmEveryMs {
+		return
+	}
+	e.askedMs = nowMs
+	for rs := range e.keeping {
+		if rs.opened && !rs.unconfirmed.asking {
+			e.askConfirmation(rs)
+		}
 	}
 }
 
@@ -139,6 +155,7 @@ func (e *edge) dropKept(rs *remoteSession, which func(settleCall) bool) bool {
 	})
 	if len(u.kept) == 0 {
 		u.kept = nil
+		delete(e.keeping, rs)
 	}
 	return len(u.kept) < before
 }

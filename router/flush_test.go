@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -250,9 +251,19 @@ func TestClusterUnconfirmedIsBounded(t *testing.T) {
 		if most < confirmEvery || most > 2*confirmEvery {
 			t.Errorf("up to %d are kept", most)
 		}
-		time.Sleep(2 * saveEveryMs * time.Millisecond)
+		time.Sleep(2 * confirmEveryMs * time.Millisecond)
+		if n, held := kept(); n != 0 || held != 0 || len(e.keeping) > 0 {
+			t.Errorf("%d settlements and %d bytes are kept of a session that does nothing", n, held)
+		}
+		mustPublish(t, s, "/queue/q", "x")
+		if err := in.wait(t, slices.Repeat([]string{"x"}, 10*confirmEvery+1)...)[10*confirmEvery].Ack(nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if n, held := kept(); n != 1 || held == 0 {
+			t.Errorf("%d settlements and %d bytes are kept of one", n, held)
+		}
 		s.Close()
-		if n, held := kept(); n != 0 || held != 0 {
+		if n, held := kept(); n != 0 || held != 0 || len(e.keeping) > 0 {
 			t.Errorf("%d settlements and %d bytes are kept of a session that has ended", n, held)
 		}
 	})
