@@ -168,7 +168,7 @@ var docs = map[string]string{
 	"users_file":            "More users, as a list in a YAML file that others cannot read. A relative name starts at this file's directory.",
 
 	"tokens":             "Logins by JSON Web Tokens (HS256) that a web application signs for its visitors: sub is who, exp until when. For the JSON protocol and HTTP.",
-	"tokens.secret_file": "The secret that the application shares, 32 bytes or more. Empty: tokens are refused.",
+	"tokens.secret_file": "The secret that the application shares, 32 bytes or more; the same on all nodes of a cluster. Empty: tokens are refused.",
 	"tokens.as":          "The user whose patterns hold for someone who is no user here; %u in them is the token's sub. Empty: sub must be a user.",
 
 	"anonymous":         "Clients without a login.",

@@ -8,12 +8,31 @@ type Principal struct {
 	name     string
 	clientID string
 	admin    bool
+	token    bool
 	grants   any
+}
+
+// Identity is who a principal is, as one node of a cluster tells another.
+type Identity struct {
+	User     string `json:",omitempty"`
+	ClientID string `json:",omitempty"`
+	// Token: a token said so, by which also someone gets in who is no user, and nobody as an administrator.
+	Token bool `json:",omitempty"`
 }
 
 // NewPrincipal returns a principal. Grants is the authoriser's own data about it.
 func NewPrincipal(name, clientID string, admin bool, grants any) *Principal {
 	return &Principal{name: name, clientID: clientID, admin: admin, grants: grants}
+}
+
+// NewTokenPrincipal returns a principal whom a token let in.
+func NewTokenPrincipal(name, clientID string, grants any) *Principal {
+	return &Principal{name: name, clientID: clientID, token: true, grants: grants}
+}
+
+// Identity returns who the principal is.
+func (p *Principal) Identity() Identity {
+	return Identity{User: p.name, ClientID: p.clientID, Token: p.token}
 }
 
 // Name returns the user name, "" for an anonymous client.

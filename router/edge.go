@@ -279,7 +279,7 @@ func (e *edge) open(rs *remoteSession) {
 	}
 	b := binary.AppendUvarint(l.begin(opNote), s.ID.N)
 	l.end(appendJSON(append(b, byte(methodOpen)), openCall{
-		Boot: s.ID.Boot, N: s.ID.N, User: s.Principal.Name(), ClientID: s.Principal.ClientID(), Vhost: s.Vhost,
+		Boot: s.ID.Boot, N: s.ID.N, Identity: s.Principal.Identity(), Vhost: s.Vhost,
 		Protocol: s.Protocol, Remote: s.Remote, Name: s.Name, Claims: claims, SinceMs: s.Since.UnixMilli(), AgeMs: time.Since(s.Since).Milliseconds(),
 		Again: rs.named,
 	}))

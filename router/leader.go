@@ -20,8 +20,8 @@ type LeaderOptions struct {
 	// Valid reports whether this node leads now. It is asked before anything leaves, so it must be fast, and right also after
 	// the process was paused.
 	Valid func() bool
-	// Principal returns who a user is, as a login would: the edge has checked the password.
-	Principal func(user, clientID string) (*Principal, error)
+	// Principal returns who someone is, as a login would: the edge has checked the password, or the token.
+	Principal func(Identity) (*Principal, error)
 	// Nodes returns how many nodes are there now, this one included: so many edges are waited for before mailboxes give what
 	// may be in their clients' hands. It must not block.
 	Nodes func() int
@@ -423,7 +423,7 @@ func (l *leaderLink) publishWill(ctx context.Context, r envelopeReader) error {
 	if err != nil {
 		return err
 	}
-	p, err := l.leader.opt.Principal(c.User, c.ClientID)
+	p, err := l.leader.opt.Principal(c.Identity)
 	if err != nil {
 		return err
 	}

@@ -342,7 +342,7 @@ func (d *remoteDurable) receive(receiver Receiver, credit int) (*Subscription, e
 // publishWill has the leader publish a will, also for a session that has ended.
 func (rs *remoteSession) publishWill(ctx context.Context, w *Will) error {
 	c := w.call()
-	c.User, c.ClientID, c.Vhost = rs.session.Principal.Name(), rs.session.Principal.ClientID(), rs.session.Vhost
+	c.Identity, c.Vhost = rs.session.Principal.Identity(), rs.session.Vhost
 	// Asked again of another leader, what is stored of it is stored once: it has an id.
 	_, err := rs.edge.doClosed(ctx, rs, appendJSON([]byte{byte(methodWill)}, c))
 	if ClassOf(err) == Unavailable {

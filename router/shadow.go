@@ -302,7 +302,7 @@ func (x *shadow) open(ctx context.Context, q request) {
 		return
 	}
 	d := x.link.leader
-	p, err := d.opt.Principal(c.User, c.ClientID)
+	p, err := d.opt.Principal(c.Identity)
 	if err == nil {
 		x.session, err = d.router.Connect(SessionOptions{
 			Principal: p, Vhost: c.Vhost, Protocol: c.Protocol, Remote: c.Remote, Name: c.Name, ClientID: c.Claims,

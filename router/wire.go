@@ -101,7 +101,7 @@ type helloFrame struct {
 
 type openCall struct {
 	Boot, N         uint64 // the session's id
-	User, ClientID  string // of the principal
+	Identity               // of the principal
 	Vhost, Protocol string
 	Remote, Claims  string // Claims: the client id that the session holds
 	Name            string `json:",omitempty"`
@@ -161,9 +161,10 @@ type claimCall struct {
 }
 
 type willCall struct {
-	Envelope              []byte
-	Delay, Expiry         time.Duration
-	User, ClientID, Vhost string `json:",omitempty"` // of a session that has ended
+	Envelope      []byte
+	Delay, Expiry time.Duration
+	Identity             // of a session that has ended
+	Vhost         string `json:",omitempty"` // its
 }
 
 type claimReply struct {

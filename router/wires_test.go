@@ -162,8 +162,11 @@ func (c *testCluster) lead() {
 	address := fmt.Sprintf("core.%d", c.terms)
 	var err error
 	c.leader, err = c.core.Lead(LeaderOptions{Nodes: func() int { return len(c.edges) }, Transport: port{c.wires, "core"}, Address: address, Valid: c.valid.Load,
-		Principal: func(user, clientID string) (*Principal, error) {
-			return NewPrincipal(user, clientID, user == "anyone", nil), nil
+		Principal: func(i Identity) (*Principal, error) {
+			if i.Token {
+				return NewTokenPrincipal(i.User, i.ClientID, nil), nil
+			}
+			return NewPrincipal(i.User, i.ClientID, i.User == "anyone", nil), nil
 		},
 		Answer: func(_ context.Context, q []byte) ([]byte, error) { return append([]byte("re: "), q...), nil },
 	})

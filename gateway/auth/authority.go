@@ -255,17 +255,24 @@ func Everything(name string) (*router.Principal, error) {
 	return router.NewPrincipal(name, "", false, g), nil
 }
 
-// Principal returns who a user is that another node of the cluster has authenticated; "" is the anonymous one. The error
-// is of class Denied if there is no such user here: the nodes' configurations differ.
-func (a *Authority) Principal(user, clientID string) (*router.Principal, error) {
-	acc := a.users[user]
-	if user == "" {
+// Principal returns who someone is whom another node of the cluster has authenticated; a user "" is the anonymous one. The
+// error is of class Denied if there is no such user here, or no tokens are accepted: the nodes' configurations differ. A token
+// may have expired since: it lets a connection in, and does not end it.
+func (a *Authority) Principal(i router.Identity) (*router.Principal, error) {
+	if i.Token {
+		if a.tokens == nil {
+			return nil, denied("the leader of the cluster accepts no tokens; all nodes need the same tokens.secret_file")
+		}
+		return a.subject(i.User, i.ClientID)
+	}
+	acc := a.users[i.User]
+	if i.User == "" {
 		acc = a.anonymous
 	}
 	if acc == nil {
-		return nil, denied(fmt.Sprintf("the leader of the cluster does not know the user %q; all nodes need the same users", user))
+		return nil, denied(fmt.Sprintf("the leader of the cluster does not know the user %q; all nodes need the same users", i.User))
 	}
-	return acc.principal(clientID)
+	return acc.principal(i.ClientID)
 }
 
 func (a *Authority) identify(ctx context.Context, c router.Credentials) (*account, error) {

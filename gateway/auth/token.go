@@ -92,7 +92,12 @@ func (a *Authority) Token(_ context.Context, token string, c router.Credentials)
 	if err != nil {
 		return nil, denied("the token is not accepted: " + err.Error())
 	}
-	acc := a.users[k.Subject]
+	return a.subject(k.Subject, c.ClientID)
+}
+
+// subject returns who the sub of a token is.
+func (a *Authority) subject(sub, clientID string) (*router.Principal, error) {
+	acc := a.users[sub]
 	if acc == nil {
 		acc = a.tokens.as
 	}
@@ -101,14 +106,14 @@ func (a *Authority) Token(_ context.Context, token string, c router.Credentials)
 	}
 	// A sub comes from outside, and stands in the patterns: it is checked as the names
 	// of users were at the start.
-	if err := acc.lists.check(k.Subject); err != nil {
+	if err := acc.lists.check(sub); err != nil {
 		return nil, denied(err.Error())
 	}
-	g, err := acc.lists.grants(k.Subject, c.ClientID)
+	g, err := acc.lists.grants(sub, clientID)
 	if err != nil {
 		return nil, denied(err.Error())
 	}
-	return router.NewPrincipal(k.Subject, c.ClientID, false, g), nil
+	return router.NewTokenPrincipal(sub, clientID, g), nil
 }
 
 var errNoToken = errors.New("it is not a JSON Web Token")

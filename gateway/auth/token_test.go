@@ -154,3 +154,50 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// A node of a cluster that another one tells of a login gives the rights that the login gave: by a token those of the user that is
+// named for visitors, and never an administrator's. That the token has expired since ends nothing.
+func TestALoginAtAnotherNode(t *testing.T) {
+	here, there := tokenAuthority(t, "web"), tokenAuthority(t, "web")
+	in := time.Now().Add(time.Hour).Unix()
+	for _, tt := range []struct {
+		sub, destination string
+	}{
+		{"visitor-7", "/queue/from.visitor-7"},
+		{"ann", "/queue/ann"},
+	} {
+		p, err := there.Token(t.Context(), sign(tokenSecret, hs256, fmt.Sprintf(`{"sub":%q,"exp":%d}`, tt.sub, in)), router.Credentials{ClientID: "tab"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := here.Principal(p.Identity())
+		if err != nil {
+			t.Errorf("%s: %v", tt.sub, err)
+			continue
+		}
+		to, _, err := router.ParseDestination("", tt.destination)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if q.Identity() != p.Identity() || q.Admin() || here.Authorize(q, router.ActionWrite, to) != nil {
+			t.Errorf("%+v is %+v at the other node, admin %v", p.Identity(), q.Identity(), q.Admin())
+		}
+	}
+	if p, err := here.Principal(router.Identity{User: "ann"}); err != nil || !p.Admin() {
+		t.Errorf("a user who gave a password: %+v, %v", p, err)
+	}
+	for name, i := range map[string]router.Identity{"a user of another file": {User: "carl"}, "nobody": {}} {
+		if p, err := here.Principal(i); router.ClassOf(err) != router.Denied {
+			t.Errorf("%s: %+v, %v", name, p, err)
+		}
+	}
+	none, err := New(Options{Anonymous: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []*Authority{none, tokenAuthority(t, "")} {
+		if p, err := a.Principal(router.Identity{User: "visitor-7", Token: true}); router.ClassOf(err) != router.Denied {
+			t.Errorf("a visitor of another file: %+v, %v", p, err)
+		}
+	}
+}

@@ -41,6 +41,7 @@ var across = []struct {
 	{"temporary queue", temporaryQueueCrosses},
 	{"MQTT 5 response topic", responseTopicCrosses},
 	{"JSON request", jsonRequestCrosses},
+	{"token of a visitor", visitorCrosses},
 	{"selectors", selectorsCross},
 	{"transaction", transactionCrosses},
 	{"shared subscription of clean sessions", liveShareCrosses},
@@ -65,7 +66,7 @@ var losses = []struct {
 // TestAcrossNodes has clients of three real nodes meet: on two that follow, and on one that follows and the one that leads; then a
 // node that follows is killed, the one that leads, two, and all.
 func TestAcrossNodes(t *testing.T) {
-	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodeCount, Network: true})
+	c := harness.NewCluster(t, harness.ClusterOptions{Nodes: nodeCount, Network: true, Set: visitorsMayCome(t)})
 	leader, edges := roles(t, c)
 	places := []place{
 		{c, edges[0], edges[1], leader, "followers"},
@@ -125,6 +126,12 @@ func device(t *testing.T, n *harness.ClusterNode, o harness.MQTTOptions) *harnes
 // page is a JSON client of one node.
 func page(t *testing.T, n *harness.ClusterNode, clientID string) *jsonClient {
 	t.Helper()
+	return pageOf(t, n, map[string]any{"user": harness.ClusterUser, "password": harness.ClusterPassword, "clientId": clientID})
+}
+
+// pageOf is page for any login.
+func pageOf(t *testing.T, n *harness.ClusterNode, login map[string]any) *jsonClient {
+	t.Helper()
 	d := websocket.Dialer{HandshakeTimeout: patience, Subprotocols: []string{"mqgate.json.v1"}, NetDial: dialProxied}
 	ws, resp, err := d.Dial("ws://"+n.Port("http")+"/ws", nil)
 	if err != nil {
@@ -133,7 +140,8 @@ func page(t *testing.T, n *harness.ClusterNode, clientID string) *jsonClient {
 	resp.Body.Close()
 	t.Cleanup(func() { ws.Close() })
 	c := &jsonClient{ws: ws}
-	c.must(t, map[string]any{"op": "connect", "user": harness.ClusterUser, "password": harness.ClusterPassword, "clientId": clientID})
+	login["op"] = "connect"
+	c.must(t, login)
 	return c
 }
 
