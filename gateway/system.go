@@ -53,7 +53,7 @@ type systemTold struct {
 // systemPart is this node's.
 func (g *Gateway) systemPart() systemPart {
 	s := &g.router.Stats
-	p := systemPart{Clients: g.connections(), Dropped: s.Dropped(), Counters: map[string]uint64{
+	p := systemPart{Clients: g.connections(), Dropped: g.router.Dropped(), Counters: map[string]uint64{
 		"subscriptions/count": uint64(g.router.Subscriptions()),
 		"bytes/received":      g.mqtt.Stats.BytesReceived.Load(), // by MQTT
 		"bytes/sent":          g.mqtt.Stats.BytesSent.Load(),
@@ -66,7 +66,7 @@ func (g *Gateway) systemPart() systemPart {
 		return p
 	}
 	if core != g.router { // what clients sent and got was counted where they are
-		for reason, n := range core.Stats.Dropped() {
+		for reason, n := range core.Dropped() {
 			p.Dropped[reason] += n
 		}
 	}

@@ -63,17 +63,17 @@ type conn struct {
 	received    map[uint16]receipt // QoS 2 publishes by id
 	window      window
 	sentAliases map[router.Address]uint16
-	aliasMax    int                // what the client takes
-	unwritten   []unwritten        // stored messages of QoS 0, in order of their bytes
-	paused      []*feed            // refused since the outbox had no room
-	waiting     []*feed            // refused since the window was full
-	unsent      []*router.Delivery // to be settled without having been sent
-	settling    bool               // a goroutine does that
-	closed      bool               // takes no more deliveries
-	hurried     bool               // its end is waited for: by the client's next connection, or by a server that has waited long
-	dead        bool               // the socket is gone
-	sentBytes   uint64             // the writer goroutine's
-	wakes       outbox.Batch       // the writer goroutine's
+	aliasMax    int          // what the client takes
+	unwritten   []unwritten  // stored messages of QoS 0, in order of their bytes
+	paused      []*feed      // refused since the outbox had no room
+	waiting     []*feed      // refused since the window was full
+	unsent      []unsent     // to be settled without having been sent
+	settling    bool         // a goroutine does that
+	closed      bool         // takes no more deliveries
+	hurried     bool         // its end is waited for: by the client's next connection, or by a server that has waited long
+	dead        bool         // the socket is gone
+	sentBytes   uint64       // the writer goroutine's
+	wakes       outbox.Batch // the writer goroutine's
 }
 
 var _ outbox.Owner = (*conn)(nil)

@@ -64,7 +64,7 @@ func (fd *feed) Live(m *router.Message, w *outbox.Batch) bool {
 		return fd.keepBack(waitingMessage{message: m, options: s})
 	}
 	if s.qos == 0 { // [MQTT-3.3.4-10]
-		_, sent := c.send(m, 0, s, w)
+		_, sent := c.sendLive(m, 0, s, w)
 		return sent || c.ending.Load() != nil
 	}
 	q := &c.window.queue
@@ -128,7 +128,7 @@ func (fd *feed) share(m *router.Message, o *feedOptions, w *outbox.Batch) bool {
 	c := fd.conn
 	b := whole(m, c.version, o.asIs && m.Has(router.FlagRetain))
 	if c.maxPacket > 0 && len(b) > c.maxPacket { // [MQTT-3.1.2-25]
-		c.server.Stats.TooLarge.Add(1)
+		c.dropTooLarge()
 		return true
 	}
 	buf, ok := c.out.Begin(len(b))
@@ -189,22 +189,33 @@ func (fd *feed) sendUntracked(d *router.Delivery, s sendOptions, w *outbox.Batch
 	return fd.handled(d, end, sent)
 }
 
-// handled notes what a send came to; with mu held. What is too large for the client is settled all the same, since it never
-// will be smaller [MQTT-3.1.2-25].
+// handled notes what a send came to; with mu held. What is too large for the client never will be smaller
+// [MQTT-3.1.2-25].
 func (fd *feed) handled(d *router.Delivery, end uint64, sent bool) bool {
 	c := fd.conn
 	switch {
 	case !sent:
 		c.paused = append(c.paused, fd)
 	case end == 0:
-		c.settleLater(d)
+		c.rejectLater(d)
 	}
 	return sent
 }
 
+// unsent is a message that ends without having been sent.
+type unsent struct {
+	delivery *router.Delivery
+	tooLarge bool // for the client; else the client has it, or asks for it no more
+}
+
 // settleLater settles a message from another goroutine: the router must not be called from within its own call.
-func (c *conn) settleLater(d *router.Delivery) {
-	c.unsent = append(c.unsent, d)
+func (c *conn) settleLater(d *router.Delivery) { c.endLater(unsent{delivery: d}) }
+
+// rejectLater is settleLater for one that is larger than the client takes.
+func (c *conn) rejectLater(d *router.Delivery) { c.endLater(unsent{delivery: d, tooLarge: true}) }
+
+func (c *conn) endLater(u unsent) {
+	c.unsent = append(c.unsent, u)
 	if c.settling {
 		return
 	}
@@ -217,16 +228,21 @@ func (c *conn) settleUnsent() {
 	defer w.Flush()
 	for {
 		c.mu.Lock()
-		ds := c.unsent
+		all := c.unsent
 		c.unsent = nil
-		if len(ds) == 0 {
+		if len(all) == 0 {
 			c.settling = false
 			c.mu.Unlock()
 			return
 		}
 		c.mu.Unlock()
-		for _, d := range ds {
-			_ = d.Ack(&w, nil) // an error means that the mailbox has it back: the session ended meanwhile
+		for _, u := range all {
+			// An error means that the mailbox has it back: the session ended meanwhile.
+			if u.tooLarge {
+				_ = u.delivery.RejectTooLarge(&w)
+			} else {
+				_ = u.delivery.Ack(&w, nil)
+			}
 		}
 	}
 }

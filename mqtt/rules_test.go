@@ -410,25 +410,6 @@ func TestR11StuckSubscriberSlowsNobody(t *testing.T) {
 	}
 }
 
-// It holds the gateway to MQTT-3.1.2-25.
-func TestMaximumPacketSizeOfTheClient(t *testing.T) {
-	fx := start(t)
-	c := fx.login(v5, "c", func(pk *packets.Packet) { pk.Properties.MaximumPacketSize = 100 })
-	p := fx.login(v5, "p")
-	c.subscribe(1, 1, "a", "$queue/q")
-	c.subscribe(2, 0, "zero")
-	c.send(subscribePacket(3, packets.Subscription{Filter: "named", Identifier: 5}))
-	c.expect(typeSuback)
-	for topic, qos := range map[string]byte{"a": 1, "$queue/q": 1, "zero": 0, "named": 0} {
-		p.publish(topic, string(make([]byte, 200)), 1, 1)
-		p.publish(topic, "small", 1, 2)
-		c.message(topic, "small", qos)
-	}
-	if n := fx.server.Stats.TooLarge.Load(); n != 4 {
-		t.Errorf("%d counted, want 4", n)
-	}
-}
-
 func TestDrainTellsClients(t *testing.T) {
 	fx := start(t)
 	c := fx.login(v5, "c")

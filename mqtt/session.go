@@ -327,7 +327,7 @@ func (d *durable) sendReady(w *outbox.Batch) {
 		f.saving, f.message = false, nil
 		if end == 0 {
 			delete(c.window.flight, f.id)
-			c.settleLater(f.delivery)
+			c.rejectLater(f.delivery)
 		}
 	}
 }

@@ -14,7 +14,6 @@ type Stats struct {
 	SlowClosed     atomic.Uint64 // connections closed since they did not read
 	Panics         atomic.Uint64 // faults of ours or of the codec that were contained
 	Duplicates     atomic.Uint64 // QoS 2 messages that came again and were not published again
-	TooLarge       atomic.Uint64 // messages not sent since they exceed the client's maximum packet size
 	Wills          atomic.Uint64 // wills that were published
 	BytesReceived  atomic.Uint64
 	BytesSent      atomic.Uint64

@@ -143,7 +143,7 @@ func (w *window) take(wanted uint16) *flight {
 }
 
 // send appends a PUBLISH to the outbox; with mu held, since identifiers and aliases must leave in the order in which they
-// are given. Sent is false if there is no room. A message that is larger than the client takes is left out and counted
+// are given. Sent is false if there is no room. A message that is larger than the client takes is left out
 // [MQTT-3.1.2-25]: then sent is true, and the number of bytes is 0.
 func (c *conn) send(m *router.Message, id uint16, s sendOptions, w *outbox.Batch) (end uint64, sent bool) {
 	o := outgoing{version: c.version, qos: s.qos, dup: s.dup, retain: s.retain, id: id, topic: m.To.MQTTText(), ids: s.ids}
@@ -153,8 +153,7 @@ func (c *conn) send(m *router.Message, id uint16, s sendOptions, w *outbox.Batch
 	}
 	fresh := c.alias(&o, m)
 	o.measure(m)
-	if size := o.size(); c.maxPacket > 0 && size > c.maxPacket {
-		c.server.Stats.TooLarge.Add(1)
+	if c.maxPacket > 0 && o.size() > c.maxPacket {
 		return 0, true
 	}
 	buf, ok := c.out.Begin(o.size())
@@ -167,6 +166,18 @@ func (c *conn) send(m *router.Message, id uint16, s sendOptions, w *outbox.Batch
 	}
 	return c.out.EndShared(w, o.appendHead(buf), o.tail), true
 }
+
+// sendLive is send for a message that is kept nowhere else.
+func (c *conn) sendLive(m *router.Message, id uint16, s sendOptions, w *outbox.Batch) (end uint64, sent bool) {
+	end, sent = c.send(m, id, s, w)
+	if sent && end == 0 {
+		c.dropTooLarge()
+	}
+	return end, sent
+}
+
+// dropTooLarge counts a message that is kept nowhere else and larger than the client takes.
+func (c *conn) dropTooLarge() { c.server.opt.Router.Stats.Drop(router.DropTooLarge, 1) }
 
 // alias uses a topic alias if the client takes them, and reports whether the packet sets a new one: then it carries the
 // topic as well [MQTT-3.3.2-11] [MQTT-3.3.2-7].
@@ -195,7 +206,7 @@ func (c *conn) sendTracked(m *router.Message, s sendOptions, w *outbox.Batch) bo
 	if s.member != nil {
 		f.message, f.options = m, s
 	}
-	end, sent := c.send(m, f.id, s, w)
+	end, sent := c.sendLive(m, f.id, s, w)
 	if end == 0 { // no room, or too large for the client
 		delete(c.window.flight, f.id)
 		c.window.lastID = f.id - 1
@@ -233,7 +244,7 @@ func (c *conn) sendWaiting(w *outbox.Batch) {
 		case x.message.ExpiresUnixMs > 0 && x.message.Expired(time.Now().UnixMilli()): // [MQTT-3.3.2-5]
 			c.server.opt.Router.Stats.Drop(router.DropExpired, 1)
 		case x.options.qos == 0: // [MQTT-4.9.0-3]
-			if _, sent := c.send(x.message, 0, x.options, w); !sent {
+			if _, sent := c.sendLive(x.message, 0, x.options, w); !sent {
 				return
 			}
 		case !c.window.open() || !c.sendTracked(x.message, x.options, w):

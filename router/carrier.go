@@ -18,6 +18,8 @@ type Carrier interface {
 	// at a time and in order, until stop is called. Known is closed when every node that is in touch with this one sends what
 	// matches f: what is confirmed there later is not missed.
 	Interest(f Filter, arrive func(m *Message, w *outbox.Batch)) (stop func(), known <-chan struct{}, err error)
+	// Dropped counts the messages of other nodes that this one did not take in time.
+	Dropped() uint64
 }
 
 // live are the connected subscribers of this node, by filter. Each distinct

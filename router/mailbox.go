@@ -93,6 +93,7 @@ const (
 	ReasonExpired       = "expired"
 	ReasonMaxDeliveries = "max-deliveries"
 	ReasonDamaged       = "damaged"
+	ReasonTooLarge      = "too-large"
 
 	// reasonDue is not one: the message leaves since it is to be published now.
 	reasonDue = "due"
@@ -493,6 +494,8 @@ func dropReason(reason string) string {
 		return DropExpired
 	case ReasonMaxDeliveries:
 		return DropMaxDelivered
+	case ReasonTooLarge:
+		return DropTooLarge
 	}
 	return DropRejected
 }

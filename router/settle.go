@@ -98,6 +98,17 @@ func (d *Delivery) Reject(cause string, w *outbox.Batch, done Done) error {
 	})
 }
 
+// RejectTooLarge makes a message a dead letter that the consumer can never take, or drops it if the policy has no dead-letter queue.
+func (d *Delivery) RejectTooLarge(w *outbox.Batch) error {
+	if d.remote != nil {
+		return d.remote.settle(d, settleTooLarge, 0, "", nil)
+	}
+	return d.settle(w, func(b *Mailbox, _ *Subscription) {
+		b.ledger.release(d)
+		b.dispose(d, ReasonTooLarge, "it is larger than a subscriber takes", w)
+	})
+}
+
 // Undeliver gives back a message that never left the gateway: it counts as not
 // delivered.
 func (d *Delivery) Undeliver(w *outbox.Batch) error {

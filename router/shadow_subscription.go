@@ -234,6 +234,8 @@ func (d *Delivery) settleAs(how settlement, delay time.Duration, cause string, w
 		return d.Reject(cause, w, done)
 	case settleUndeliver:
 		return d.Undeliver(w)
+	case settleTooLarge:
+		return d.RejectTooLarge(w)
 	}
 	return errFrame
 }

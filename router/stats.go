@@ -32,10 +32,14 @@ const (
 	DropDenied       = "delivery_denied" // the subscriber may not read that topic
 	// DropUnpublishable counts scheduled messages and wills that could not be published when they were due.
 	DropUnpublishable = "unpublishable"
+	DropTooLarge      = "too_large" // larger than the subscriber takes, and no dead-letter queue is set
+	// DropNodeBacklog counts what other nodes sent faster than this one took it, once for each filter of its subscribers.
+	DropNodeBacklog = "node_backlog"
 )
 
 // DropReasons are all of them.
-var DropReasons = []string{DropSlowConsumer, DropInboxFull, DropExpired, DropRejected, DropMaxDelivered, DropNoMember, DropDenied, DropUnpublishable}
+var DropReasons = []string{DropSlowConsumer, DropInboxFull, DropExpired, DropRejected, DropMaxDelivered, DropNoMember, DropDenied, DropUnpublishable,
+	DropTooLarge, DropNodeBacklog}
 
 // Drop counts n dropped messages.
 func (s *Stats) Drop(reason string, n int) {
@@ -50,6 +54,18 @@ func (s *Stats) Drop(reason string, n int) {
 	}
 	s.mu.Unlock()
 	c.Add(uint64(n))
+}
+
+// Dropped returns the counts by reason, also of those for which nothing was dropped, with what the carrier dropped.
+func (r *Router) Dropped() map[string]uint64 {
+	out := r.Stats.Dropped()
+	for _, reason := range DropReasons {
+		out[reason] += 0
+	}
+	if r.opt.Carrier != nil {
+		out[DropNodeBacklog] += r.opt.Carrier.Dropped()
+	}
+	return out
 }
 
 // Dropped returns the counts by reason.

@@ -84,6 +84,7 @@ const (
 	settleNack
 	settleReject
 	settleUndeliver
+	settleTooLarge
 )
 
 const replyOK = 0xff

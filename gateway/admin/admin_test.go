@@ -148,7 +148,7 @@ func TestMetrics(t *testing.T) {
 	code, body := f.do(false, request("GET", "/metrics"), nil)
 	for _, want := range []string{
 		`mqgate_queue_ready{queue="mail",vhost="/"} 2`, `mqgate_messages_published_total 2`, `mqgate_connections{protocol="stomp"} 3`,
-		`mqgate_messages_dropped_total{reason="slow_consumer"} 7`, `mqgate_sessions_expired_total 8`, `mqgate_store_limit_bytes 100`,
+		`mqgate_messages_dropped_total{reason="slow_consumer"} 7`, `mqgate_messages_dropped_total{reason="inbox_full"} 0`, `mqgate_sessions_expired_total 8`, `mqgate_store_limit_bytes 100`,
 		`mqgate_connection_events_total{event="throttled",protocol="ws"} 5`, "mqgate_federation_links 2", `mqgate_federation_messages_total{event="not_sent"} 6`, `version="v1.2.3"`, "go_goroutines",
 	} {
 		if code != 200 || !strings.Contains(body, want) {

@@ -95,7 +95,7 @@ func (c collector) messages(m sink, core *router.Router) {
 		deadLettered += r.Stats.DeadLettered.Load()
 		damaged += r.Stats.Damaged.Load()
 		expired += r.Stats.SessionsExpired.Load()
-		for reason, n := range r.Stats.Dropped() {
+		for reason, n := range r.Dropped() {
 			dropped[reason] += n
 		}
 	}

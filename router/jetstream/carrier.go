@@ -107,12 +107,12 @@ func (c *Carrier) Interest(f router.Filter, arrive func(*router.Message, *outbox
 	}
 	in.of[sub] = &interest{f, arrive}
 	return func() {
-		in.mu.Lock()
+		in.mu.Lock() // at once, for Dropped
 		delete(in.of, sub)
-		in.mu.Unlock()
 		if n, err := sub.Dropped(); err == nil {
 			c.dropped.Add(uint64(n))
 		}
+		in.mu.Unlock()
 		_ = sub.Unsubscribe() // the connection may be closed
 	}, c.asks.join(), nil
 }

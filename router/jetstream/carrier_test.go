@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -156,5 +157,48 @@ func TestInterestEndsWithItsLastSubscriber(t *testing.T) {
 	}
 	if len(in.got()) != n {
 		t.Error("a closed subscription got a message")
+	}
+}
+
+// What a node does not take in time is counted, also when nobody asks for it any more.
+func TestCarrierCountsWhatItDrops(t *testing.T) {
+	s := openStore(t, t.TempDir(), false)
+	defer s.Close()
+	from, err := s.Carrier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := s.Carrier()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	f, _, err := router.ParseFilter("", "/topic/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := make(chan struct{})
+	stop, known, err := to.Interest(f, func(*router.Message, *outbox.Batch) { <-busy })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer close(busy)
+	<-known
+	topic, _ := f.Address()
+	m := &router.Message{To: topic, Body: []byte("x")}
+	eventually(t, func() error {
+		for range 4 << 10 {
+			from.Carry(m)
+		}
+		if to.Dropped() == 0 {
+			return errors.New("nothing is counted")
+		}
+		return nil
+	})
+	before := to.Dropped()
+	stop()
+	if after := to.Dropped(); after < before {
+		t.Errorf("%d were dropped, and %d when the subscriber had left", before, after)
 	}
 }
