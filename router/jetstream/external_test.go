@@ -42,8 +42,9 @@ func natsServer(t *testing.T, addr, dir string) *server.Server {
 	return s
 }
 
-func external(addr string) jetstream.Options {
-	return jetstream.Options{NodeName: "g1", Log: quiet(), External: &jetstream.ExternalOptions{URL: "nats://gateway:pass@" + addr}}
+func external(t *testing.T, addr string) jetstream.Options {
+	t.Helper()
+	return jetstream.Options{Dir: t.TempDir(), NodeName: "g1", Log: quiet(), External: &jetstream.ExternalOptions{URL: "nats://gateway:pass@" + addr}}
 }
 
 // A store in a NATS elsewhere confirms and keeps as the embedded one does, also
@@ -52,12 +53,19 @@ func TestExternalNATS(t *testing.T) {
 	addr, dir := freeAddrs(t, 1)[0], t.TempDir()
 	nats := natsServer(t, addr, dir)
 	defer func() { nats.Shutdown(); nats.WaitForShutdown() }()
-	n, err := jetstream.StartNode(external(addr))
+	o := external(t, addr)
+	n, err := jetstream.StartNode(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
 	if err := n.Healthy(); err != nil {
+		t.Error(err)
+	}
+	if second, err := jetstream.StartNode(o); err == nil {
+		second.Close()
+		t.Error("another node starts on the same data directory")
+	} else if !strings.Contains(err.Error(), "in use by another mqgate process") {
 		t.Error(err)
 	}
 	s, err := n.OpenStore(context.Background())
@@ -135,7 +143,7 @@ func natsCluster(t *testing.T, servers int) (all []*server.Server, addrs string)
 // In a NATS of several servers each stream has three replicas, and the loss of its leader fails no append.
 func TestExternalNATSOfSeveral(t *testing.T) {
 	all, addrs := natsCluster(t, 3)
-	o := external("")
+	o := external(t, "")
 	o.External.URL = addrs
 	n, err := jetstream.StartNode(o)
 	if err != nil {
@@ -181,7 +189,7 @@ func TestExternalNATSOfSeveral(t *testing.T) {
 // In a NATS of two servers three replicas have no place: the gateway says so instead of waiting for a leader for ever. With fewer it starts.
 func TestExternalNATSOfTwo(t *testing.T) {
 	_, addrs := natsCluster(t, 2)
-	o := external("")
+	o := external(t, "")
 	o.External.URL = addrs
 	n, err := jetstream.StartNode(o)
 	if err == nil {
@@ -208,7 +216,7 @@ func TestExternalNATSOfTwo(t *testing.T) {
 // One server becomes three: the streams of before get three replicas.
 func TestExternalNATSGrows(t *testing.T) {
 	_, addrs := natsCluster(t, 3)
-	o := external("")
+	o := external(t, "")
 	o.External.URL, o.External.Replicas = addrs, 1
 	for _, copies := range []int{1, 3} {
 		o.External.Replicas = copies
@@ -245,7 +253,7 @@ func TestExternalNATSThatCannot(t *testing.T) {
 		{"2.11", oldServer(t, "2.11.4"), "version 2.11.4 and lacks"},
 		{"nobody", freeAddrs(t, 1)[0], "nats.url"},
 	} {
-		n, err := jetstream.StartNode(external(tt.addr))
+		n, err := jetstream.StartNode(external(t, tt.addr))
 		if err == nil {
 			n.Close()
 		}

@@ -234,7 +234,7 @@ func TestANodeThatCannotLeadBacksOff(t *testing.T) {
 	addr := freeAddrs(t, 1)[0]
 	nats := natsServer(t, addr, t.TempDir())
 	defer func() { nats.Shutdown(); nats.WaitForShutdown() }()
-	o := external(addr)
+	o := external(t, addr)
 	var out lockedLog
 	o.Log = slog.New(slog.NewTextHandler(&out, nil))
 	n, err := jetstream.StartNode(o)

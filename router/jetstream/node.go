@@ -35,8 +35,8 @@ type Options struct {
 	DedupWindow time.Duration
 	// Cluster makes the node one of several; nil: it is alone.
 	Cluster *ClusterOptions
-	// External is a NATS that stores; nil: the embedded server does. Dir is then not
-	// used, nor are the limits of storage.
+	// External is a NATS that stores; nil: the embedded server does. Dir is then only
+	// locked, for what others keep in it, and the limits of storage are not used.
 	External *ExternalOptions
 	Log      *slog.Logger
 }
@@ -82,8 +82,9 @@ const (
 	openBatches    = 4096 // of one stream
 )
 
-// StartNode locks the data directory and starts the embedded server on it. In a
-// cluster it does not wait for the other nodes: OpenStore does.
+// StartNode locks the data directory and starts the embedded server on it, unless
+// a NATS elsewhere stores. In a cluster it does not wait for the other nodes:
+// OpenStore does.
 func StartNode(o Options) (_ *Node, err error) {
 	o = o.withDefaults()
 	n := &Node{opt: o, log: o.Log}
@@ -97,14 +98,14 @@ func StartNode(o Options) (_ *Node, err error) {
 			return nil, err
 		}
 	}
-	if o.External != nil {
-		return n, n.reachExternal()
-	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
 	if n.lock, err = lockDir(o.Dir); err != nil {
 		return nil, err
+	}
+	if o.External != nil {
+		return n, n.reachExternal()
 	}
 	if _, err := os.Stat(filepath.Join(o.Dir, restoringDir)); err == nil {
 		return nil, fmt.Errorf("a restore into %s was interrupted; remove what is in it and restore again", o.Dir)
