@@ -102,7 +102,7 @@ var docs = map[string]string{
 	"cluster.replicas":           "Copies of everything stored, each on another node. 3 survive the loss of one node, 5 of two. 4 survive no more than 3.",
 	"cluster.storage":            "false: this node serves clients and keeps no copy. At least as many nodes as replicas keep one.",
 
-	"nats":                  "An external NATS, 2.12 or later with JetStream, that stores instead of the embedded one.",
+	"nats":                  "An external NATS, 2.12 or later with JetStream, that stores instead of the embedded one. How much that may be, and when it is on disk, its own configuration says: storage.sync, max_bytes and min_free_bytes have no effect then.",
 	"nats.url":              `Such as "tls://nats1:4222,tls://nats2:4222". "": the embedded one.`,
 	"nats.credentials_file": "Credentials of the account, as nsc makes them. A relative name starts at this file's directory.",
 	"nats.tls":              "Needed where NATS has a certificate of a private authority, or demands one of its clients.",

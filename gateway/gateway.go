@@ -200,8 +200,11 @@ func (g *Gateway) closeRouter() {
 	}
 }
 
-// maxStoreBytes is the limit of the configuration, or most of the free disk.
+// maxStoreBytes is the limit of the configuration, or most of the free disk; 0 where a NATS elsewhere stores.
 func (g *Gateway) maxStoreBytes() (int64, error) {
+	if g.cfg.Nats.URL != "" {
+		return 0, nil
+	}
 	if n := int64(g.cfg.Storage.MaxBytes); n > 0 {
 		return n, nil
 	}

@@ -62,7 +62,7 @@ func TestClusterHasTheNodesAnswers(t *testing.T) {
 }
 
 // Gateways on a NATS that is one server are several nodes, and have no replicas to tell of. When that NATS is away, a node tells
-// of itself, and that the store cannot be looked at.
+// of itself, and that the store cannot be looked at. That the local disk is nearly full is nothing to it.
 func TestClusterOnExternalNATS(t *testing.T) {
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()})
 	if err != nil {
@@ -75,7 +75,7 @@ func TestClusterOnExternalNATS(t *testing.T) {
 		t.Fatal("NATS is not ready")
 	}
 	var log lockedBuffer
-	g, err := New(load(t, "node_name=a", "nats.url=nats://"+s.Addr().String()), Deps{Log: slog.New(slog.NewTextHandler(&log, nil)), Version: "test"})
+	g, err := New(load(t, "node_name=a", "nats.url=nats://"+s.Addr().String(), "storage.min_free_bytes=1000TiB"), Deps{Log: slog.New(slog.NewTextHandler(&log, nil)), Version: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}

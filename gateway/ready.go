@@ -8,7 +8,8 @@ import (
 )
 
 // readyCheck is one condition for clients to be sent here. Problem returns nil if
-// it holds; it answers from memory, since load balancers ask every second or two.
+// it holds; it answers from memory, or with one question to the NATS that stores: load
+// balancers ask every second or two.
 type readyCheck struct {
 	name    string
 	problem func() error

@@ -74,8 +74,11 @@ func (s *Store) room() error {
 	return &router.Error{Op: "store", Class: router.Full, RetryAfter: 5 * time.Second, Text: text}
 }
 
-// DiskLow reports whether the node's disk has less free than its reserve.
+// DiskLow reports whether the node's disk has less free than its reserve; never where nothing is stored on it.
 func (n *Node) DiskLow() bool {
+	if n.External() {
+		return false
+	}
 	free, err := FreeBytes(n.opt.Dir)
 	return err == nil && free < n.opt.MinFreeBytes
 }

@@ -53,7 +53,7 @@ func (n *Node) reachExternal() error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	n.api = c
 	if err := checkVersion(c.ConnectedServerVersion()); err != nil {
 		return err
 	}
@@ -195,18 +195,13 @@ func (n *Node) dialExternal(name string, opts ...nats.Option) (*nats.Conn, error
 
 // externalUsage is what the account uses, and may.
 func (n *Node) externalUsage() (used, limit uint64) {
-	c, err := n.dial("usage")
-	if err != nil {
-		return 0, 0
-	}
-	defer c.Close()
 	var a struct {
 		Storage uint64 `json:"storage"`
 		Limits  struct {
 			Storage int64 `json:"max_storage"`
 		} `json:"limits"`
 	}
-	if err := ask(context.Background(), c, "$JS.API.INFO", struct{}{}, &a); err != nil {
+	if err := ask(context.Background(), n.api, "$JS.API.INFO", struct{}{}, &a); err != nil {
 		return 0, 0
 	}
 	return a.Storage, uint64(max(a.Limits.Storage, 0))
@@ -214,10 +209,8 @@ func (n *Node) externalUsage() (used, limit uint64) {
 
 // externalHealthy returns nil if JetStream answers.
 func (n *Node) externalHealthy() error {
-	c, err := n.dial("health")
-	if err != nil {
-		return err
+	if !n.api.IsConnected() {
+		return errors.New("no contact with NATS (nats.url)")
 	}
-	defer c.Close()
-	return apiAnswers(context.Background(), c)
+	return apiAnswers(context.Background(), n.api)
 }

@@ -54,13 +54,29 @@ func TestExternalNATS(t *testing.T) {
 	nats := natsServer(t, addr, dir)
 	defer func() { nats.Shutdown(); nats.WaitForShutdown() }()
 	o := external(t, addr)
+	o.MinFreeBytes = 1 << 60
 	n, err := jetstream.StartNode(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if err := n.Healthy(); err != nil {
-		t.Error(err)
+	probed := func() uint64 {
+		t.Helper()
+		if err := n.Healthy(); err != nil {
+			t.Error(err)
+		}
+		n.Usage()
+		v, err := nats.Varz(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.TotalConnections
+	}
+	if first, then := probed(), probed(); then != first {
+		t.Errorf("who asks how NATS is made %d connections", then-first)
+	}
+	if n.DiskLow() {
+		t.Error("the local disk counts, where nothing is stored")
 	}
 	if second, err := jetstream.StartNode(o); err == nil {
 		second.Close()

@@ -36,7 +36,8 @@ type Options struct {
 	// Cluster makes the node one of several; nil: it is alone.
 	Cluster *ClusterOptions
 	// External is a NATS that stores; nil: the embedded server does. Dir is then only
-	// locked, for what others keep in it, and the limits of storage are not used.
+	// locked, for what others keep in it, and neither the limits of storage nor
+	// what is said of syncing are used.
 	External *ExternalOptions
 	Log      *slog.Logger
 }
@@ -64,6 +65,7 @@ type Node struct {
 	server *server.Server
 	login  nats.Option // of a server that others could connect to; else nil
 	limits server.JetStreamConfig
+	api    *nats.Conn // on which an external NATS is asked how it is; else nil
 
 	peers   atomic.Pointer[peers] // while it takes part in elections
 	crammed atomic.Bool           // the node had no room, and its copies have not been complete since
@@ -233,6 +235,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func (n *Node) Close() {
 	if n.claim != nil {
 		n.claim.Close()
+	}
+	if n.api != nil {
+		n.api.Close()
 	}
 	if n.server != nil {
 		n.server.Shutdown()
