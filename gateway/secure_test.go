@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -364,4 +365,38 @@ func TestNATSOverTLSWithCredentials(t *testing.T) {
 		}
 	}
 	toldOfAll(t, both)
+}
+
+// The admin listener answers by a host's name where TLS has proved that, for its certificate need not name the address; without, a
+// page could have made the name.
+func TestAdminByName(t *testing.T) {
+	dir := t.TempDir()
+	ours := certificates(t, dir, "gw")
+	files := []string{"admin.tls.cert_file=" + filepath.Join(dir, "gw.pem"), "admin.tls.key_file=" + filepath.Join(dir, "gw.key")}
+	for _, tt := range []struct {
+		scheme, listener string
+		set              []string
+		want             int
+	}{
+		{"http", "admin", nil, http.StatusForbidden},
+		{"https", "admin (tls)", files, http.StatusOK},
+	} {
+		g := open(t, load(t, append(tt.set, "anonymous.admin=true")...))
+		run(t, g)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, tt.scheme+"://"+g.Addr(tt.listener).String()+"/api/v1/queues", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = "gw.example"
+		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ours.pool}, DisableKeepAlives: true}}
+		resp, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != tt.want {
+			t.Errorf("by %s: %s %s, %v", tt.scheme, resp.Status, text, err)
+		}
+	}
 }

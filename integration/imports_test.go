@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 		"router/door", "router/outbox", "federation",
 		"stomp", "mqtt", "ws"},
 	"federation":          {"router", "router/outbox"},
-	"gateway/admin":       {"config", "gateway/auth", "router"},
+	"gateway/admin":       {"config", "gateway/auth", "router", "router/door"},
 	"gateway/auth":        {"config", "router"},
 	"gateway/proxy":       {},
 	"config":              {},

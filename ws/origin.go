@@ -1,7 +1,6 @@
 package ws
 
 import (
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -28,7 +27,7 @@ func (s *Server) visitor(r *http.Request) visitor {
 	case len(origins) > 1:
 		return visitor{}
 	case len(origins) == 0:
-		return visitor{allowed: !crossSite(r), strict: r.Header.Get("Authorization") == "" && !(door.Loopback(r.RemoteAddr) && literalHost(r.Host))}
+		return visitor{allowed: !crossSite(r), strict: r.Header.Get("Authorization") == "" && !(door.Loopback(r.RemoteAddr) && door.LiteralHost(r.Host))}
 	}
 	origin := origins[0]
 	if slices.ContainsFunc(s.opt.Origins, func(o string) bool { return o == "*" || strings.EqualFold(o, origin) }) {
@@ -41,7 +40,7 @@ func (s *Server) visitor(r *http.Request) visitor {
 	}
 	// A name that its owner made to resolve to this machine is its pages' own origin
 	// as well (DNS rebinding): they get no more than who logs in.
-	return visitor{allowed: true, strict: !literalHost(r.Host)}
+	return visitor{allowed: true, strict: !door.LiteralHost(r.Host)}
 }
 
 // crossSite reports that a browser sends the request for a page of elsewhere
@@ -52,13 +51,4 @@ func crossSite(r *http.Request) bool {
 		return false
 	}
 	return true
-}
-
-// literalHost reports whether a Host header needs no name service.
-func literalHost(hostport string) bool {
-	host := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
-		host = h
-	}
-	return strings.EqualFold(host, "localhost") || net.ParseIP(strings.Trim(host, "[]")) != nil
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/mqgate/mqgate/router"
+	"github.com/mqgate/mqgate/router/door"
 )
 
 // Options of the interface.
@@ -125,12 +126,13 @@ func (h *handler) principal(r *http.Request) (*router.Principal, error) {
 	}
 	// A page in a browser on this machine could send requests here. It cannot set
 	// this header without a permission that is never given, and a name that was
-	// made to resolve to this machine does not pass as its address.
+	// made to resolve to this machine does not pass as its address, nor has its
+	// owner a certificate that browsers take for it here.
 	if r.Method != http.MethodGet && r.Header.Get("X-Mqgate-Admin") == "" {
 		return nil, &router.Error{Op: "admin", Class: router.Denied, Text: "requests that change something need the header X-Mqgate-Admin: 1"}
 	}
-	if !literalHost(r.Host) {
-		return nil, &router.Error{Op: "admin", Class: router.Denied, Text: "address the admin listener by its IP address or as localhost"}
+	if r.TLS == nil && !door.LiteralHost(r.Host) {
+		return nil, &router.Error{Op: "admin", Class: router.Denied, Text: "address the admin listener by its IP address or as localhost; by another name it is served with TLS only (admin.tls)"}
 	}
 	user, password, has := r.BasicAuth()
 	p, err := h.Auth.Authenticate(r.Context(), router.Credentials{User: user, Password: password, HasUser: has, Protocol: "admin", Remote: r.RemoteAddr})
@@ -141,14 +143,6 @@ func (h *handler) principal(r *http.Request) (*router.Principal, error) {
 		return nil, &router.Error{Op: "admin", Class: router.Denied, Text: "this needs a user with admin rights"}
 	}
 	return p, nil
-}
-
-func literalHost(hostport string) bool {
-	host := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
-		host = h
-	}
-	return host == "localhost" || net.ParseIP(host) != nil
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -222,10 +223,16 @@ func TestOnlyAdministratorsOverTCP(t *testing.T) {
 	}
 	rebound := login(request("GET", "/api/v1/queues"), "root", "right")
 	rebound.Host = "evil.example:9090"
+	named := login(request("GET", "/api/v1/queues"), "root", "right")
+	named.Host, named.TLS = "gw.example:9090", &tls.ConnectionState{}
+	bracketed := login(request("GET", "/api/v1/queues"), "root", "right")
+	bracketed.Host = "[::1]"
 	for name, c := range map[string]struct {
 		r    *http.Request
 		want int
 	}{
+		"by a name that TLS proves":        {named, 200},
+		"by an address without a port":     {bracketed, 200},
 		"nobody":                           {request("GET", "/api/v1/queues"), 403},
 		"wrong password":                   {login(request("GET", "/api/v1/queues"), "root", "wrong"), 403},
 		"no administrator":                 {login(request("GET", "/api/v1/queues"), "eve", "right"), 403},

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"strings"
 )
 
 // CertificateNames gives the names in the client certificate that TLS verified.
@@ -33,4 +34,13 @@ func CertificateNames(socket net.Conn) []string {
 func Loopback(address string) bool {
 	p, err := netip.ParseAddrPort(address)
 	return err == nil && p.Addr().Unmap().IsLoopback()
+}
+
+// LiteralHost reports whether a Host header needs no name service.
+func LiteralHost(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	return strings.EqualFold(host, "localhost") || net.ParseIP(strings.Trim(host, "[]")) != nil
 }

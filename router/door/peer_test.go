@@ -42,3 +42,12 @@ func TestLoopback(t *testing.T) {
 		}
 	}
 }
+
+func TestLiteralHost(t *testing.T) {
+	for host, want := range map[string]bool{"127.0.0.1": true, "10.0.0.1:9090": true, "::1": true, "[::1]": true, "[::1]:9090": true,
+		"localhost": true, "LOCALHOST:9090": true, "localhost.evil.example": false, "gw.example:9090": false, "127.0.0.1.evil.example": false, "": false} {
+		if got := LiteralHost(host); got != want {
+			t.Errorf("%s: %v", host, got)
+		}
+	}
+}
