@@ -49,7 +49,7 @@ var docs = map[string]string{
 	"mqtt.max_inflight":                   "How many QoS 1 and 2 messages a client may leave unacknowledged. One that names a smaller number gets that.",
 	"mqtt.offline_messages":               "How many messages are kept for one durable session or subscription; beyond that new ones are dropped for it, and counted.",
 	"mqtt.offline_bytes":                  "The same in bytes.",
-	"http":                                "For browsers and scripts. WebSocket: STOMP on /stomp, MQTT on /mqtt, JSON on /ws. Plain HTTP and server-sent events below /api/. The chat on /chat/.",
+	"http":                                "For browsers and scripts. WebSocket: STOMP on /stomp, in the dialect of stomp.dialect, MQTT on /mqtt, JSON on /ws. Plain HTTP and server-sent events below /api/. The chat on /chat/.",
 	"http.listen":                         `Address of the listener; "" closes it.`,
 	"http.tls":                            "TLS on the HTTP listener, as stomp.tls.",
 	"http.tls.cert_file":                  "Certificate chain, the server's own first.",

@@ -139,7 +139,11 @@ func (g *Gateway) makeFrontEnds() error {
 	if g.mqtt, err = mqtt.New(g.mqttOptions()); err != nil {
 		return err
 	}
-	if g.ws, err = ws.New(g.wsOptions()); err != nil {
+	dialect, err := stomp.ParseDialect(g.cfg.Stomp.Dialect)
+	if err != nil {
+		return err
+	}
+	if g.ws, err = ws.New(g.wsOptions(dialect)); err != nil {
 		return err
 	}
 	g.fronts.Store(true)
@@ -273,11 +277,11 @@ func (g *Gateway) mqttOptions() mqtt.Options {
 	}
 }
 
-func (g *Gateway) wsOptions() ws.Options {
+func (g *Gateway) wsOptions(d stomp.Dialect) ws.Options {
 	c, l := g.cfg.HTTP, g.cfg.Limits
 	return ws.Options{
 		Router: g.router, Authenticate: g.auth, Token: g.auth.Token, Log: g.log, Version: g.version, Origins: c.Origins,
-		ServeSTOMP:      func(socket net.Conn) { g.stomp.ServeConn(socket, stomp.ActiveMQ) },
+		ServeSTOMP:      func(socket net.Conn) { g.stomp.ServeConn(socket, d) },
 		ServeMQTT:       g.mqtt.ServeConn,
 		MaxMessageBytes: int(c.MessageBytes), MaxFrameBytes: int(l.FrameBytes + l.HeaderBytes), Compression: c.Compression,
 		Seats: g.seats, MaxSubscriptions: l.SubscriptionsPerConnection,

@@ -67,6 +67,23 @@ func TestWebSocketPortsOfOtherBrokers(t *testing.T) {
 	}
 }
 
+// The path /stomp speaks the dialect of the main listener for STOMP, whether that is open or not, and /mqtt answers without one for
+// MQTT.
+func TestWebSocketBesideTheListeners(t *testing.T) {
+	for _, set := range [][]string{{"stomp.dialect=rabbitmq"}, {"stomp.dialect=rabbitmq", "stomp.listen=", "mqtt.listen="}} {
+		g := open(t, load(t, set...))
+		run(t, g)
+		stomp := onWeb(t, g, "/stomp", "v12.stomp", nil)
+		say(t, stomp, helloSTOMP)
+		if got := hearOn(t, stomp, "\x00"); !strings.Contains(got, "server:RabbitMQ/") {
+			t.Errorf("%v: STOMP says %q", set, got)
+		}
+		mqtt := onWeb(t, g, "/mqtt", "mqtt", nil)
+		say(t, mqtt, helloMQTT)
+		hearOn(t, mqtt, "\x00\x00")
+	}
+}
+
 // An idle client over WebSocket costs at most 16 KiB, with the socket of this process
 // that stands in for it.
 func TestIdleWebSocketsAreSmall(t *testing.T) {
