@@ -37,7 +37,7 @@ type member struct {
 	met        bool           // there was contact with a leader
 	unlinked   time.Time      // since when there is none; zero: there is
 	alive      time.Time      // when this process was last seen running
-	whole      time.Time      // since when the copies are current, while that is asked
+	whole      time.Time      // since when the copies are current, while that counts
 	leads      bool           // or is about to
 	core       *router.Router // while this node leads
 	store      *jetstream.Store
@@ -100,7 +100,7 @@ func (g *Gateway) joinCluster(o jetstream.Options, r router.Options) error {
 	if err := g.joinPeers(m.node, m.lease); err != nil {
 		return err
 	}
-	m.group.Go(m.watchStandstill)
+	m.group.Go(m.watch)
 	m.group.Go(func() {
 		if err := m.node.Campaign(m.life, m); err != nil {
 			g.log.Error("this node takes no part in the cluster", "error", err)
@@ -192,12 +192,13 @@ func (m *member) linked() error {
 	return fmt.Errorf("no contact with the leader, %s", m.leader)
 }
 
-// watchStandstill looks for pauses of the process until the node leaves.
-func (m *member) watchStandstill() {
+// watch looks, until the node leaves, for pauses of the process, and for what a node must see to be ready again: whoever asks first
+// need not hear that it is not, long after it was.
+func (m *member) watch() {
 	tick := time.NewTicker(aliveEvery)
 	defer tick.Stop()
 	for m.life.Err() == nil {
-		m.noticeStandstill()
+		_ = m.linked() // whoever asks hears it
 		select {
 		case <-tick.C:
 		case <-m.life.Done():

@@ -61,19 +61,25 @@ func TestClusterHasTheNodesAnswers(t *testing.T) {
 	g.peers.status.Close()
 }
 
-// Gateways on a NATS that is one server are several nodes, and have no replicas to tell of. When that NATS is away, a node tells
-// of itself, and that the store cannot be looked at. That the local disk is nearly full is nothing to it.
-func TestClusterOnExternalNATS(t *testing.T) {
+// natsAlone runs a NATS of one server until the test ends.
+func natsAlone(t *testing.T) *server.Server {
+	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Start()
-	stop := func() { s.Shutdown(); s.WaitForShutdown() }
-	t.Cleanup(stop)
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	if !s.ReadyForConnections(time.Minute) {
 		t.Fatal("NATS is not ready")
 	}
+	return s
+}
+
+// Gateways on a NATS that is one server are several nodes, and have no replicas to tell of. When that NATS is away, a node tells
+// of itself, and that the store cannot be looked at. That the local disk is nearly full is nothing to it.
+func TestClusterOnExternalNATS(t *testing.T) {
+	s := natsAlone(t)
 	var log lockedBuffer
 	g, err := New(load(t, "node_name=a", "nats.url=nats://"+s.Addr().String(), "storage.min_free_bytes=1000TiB"), Deps{Log: slog.New(slog.NewTextHandler(&log, nil)), Version: "test"})
 	if err != nil {
@@ -85,7 +91,8 @@ func TestClusterOnExternalNATS(t *testing.T) {
 	if err != nil || c.Name == "" || len(c.Streams) != 0 || c.StreamsProblem != "" || len(c.Nodes) != 1 {
 		t.Errorf("%+v, %v", c, err)
 	}
-	stop()
+	s.Shutdown()
+	s.WaitForShutdown()
 	awaitReady(t, g, "nats.url")
 	if c, err := g.cluster(t.Context()); err != nil || c.StreamsProblem == "" || len(c.Nodes) != 1 || c.Nodes[0].Ready {
 		t.Errorf("without NATS: %+v, %v", c, err)

@@ -26,3 +26,30 @@ func TestANodeThatStoodStillHasMissedSomething(t *testing.T) {
 		}
 	}
 }
+
+// A node that was away is ready once it has what it missed, also for the first who asks then.
+func TestReadyForTheFirstWhoAsks(t *testing.T) {
+	g := open(t, load(t, "nats.url=nats://"+natsAlone(t).Addr().String()))
+	run(t, g)
+	awaitReady(t, g, "")
+	m := g.member
+	m.mu.Lock()
+	m.met, m.whole = false, time.Time{}
+	m.mu.Unlock()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		m.mu.Lock()
+		met := m.met
+		m.mu.Unlock()
+		if met {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("nobody asks, and the node does not look")
+		}
+	}
+	for _, c := range g.ready() {
+		if c.Problem != "" {
+			t.Errorf("%s: %s", c.Name, c.Problem)
+		}
+	}
+}
