@@ -152,6 +152,13 @@ func (g *Gateway) makeFrontEnds() error {
 	return nil
 }
 
+// acceptsDamage reports whether a store that lost confirmed messages is started. With lazy syncing a power cut loses the last moments by
+// choice: that is reported, and no reason not to start. A NATS elsewhere syncs as it is told, and not by ours.
+func acceptsDamage(c *config.Config) bool {
+	lazy := !c.Storage.Sync.Always() && c.Nats.URL == ""
+	return lazy || c.Storage.OnDamage == config.OnDamageContinue
+}
+
 func (g *Gateway) openStore(ctx context.Context) error {
 	c := g.cfg.Storage
 	limit, err := g.maxStoreBytes()
@@ -168,9 +175,7 @@ func (g *Gateway) openStore(ctx context.Context) error {
 	}
 	ro := router.Options{
 		Authorize: g.auth, Log: g.log, QueuePolicy: g.queuePolicy,
-		// With lazy syncing a power cut loses the last moments by choice: that is
-		// reported, and no reason not to start.
-		AcceptDamage: c.OnDamage == config.OnDamageContinue || !c.Sync.Always(),
+		AcceptDamage: acceptsDamage(g.cfg),
 		MaxQueues:    g.cfg.Limits.Queues, MaxTransactionMessages: g.cfg.Limits.TransactionMessages,
 		MaxTransactionBytes: int(g.cfg.Limits.TransactionBytes), History: history,
 		InboxPolicy: router.Policy{MaxLength: g.cfg.Mqtt.OfflineMessages, MaxBytes: int64(g.cfg.Mqtt.OfflineBytes)},

@@ -76,7 +76,7 @@ func (s *Store) room() error {
 
 // DiskLow reports whether the node's disk has less free than its reserve; never where nothing is stored on it.
 func (n *Node) DiskLow() bool {
-	if n.External() {
+	if n.External() || n.Clustered() && !n.keepsReplicas() {
 		return false
 	}
 	free, err := FreeBytes(n.opt.Dir)
